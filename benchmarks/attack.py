@@ -1,0 +1,378 @@
+"""Attacks on both ways of pre-training, beside what each claims.
+
+    python benchmarks/attack.py                  runs all rows (about half an hour on two cores), prints the table
+    python benchmarks/attack.py --only dreams    runs the rows whose name contains the word, keeps the others' scores
+    python benchmarks/attack.py --only ''        runs none: the table and the picture from the stored scores
+
+The mechanisms are run with fresh noise for every release. Thresholds, and the choice between two scores, are fixed on
+calibration releases that are not counted.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported: its start-up chatter hides ours
+
+import argparse
+import functools
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from tf_dp2vae import accounting, datasets
+from tf_dp2vae.accounting import Ledger, Privacy
+from tf_dp2vae.audit import EncoderMatching, TranscriptAudit, Verdict, judge
+from tf_dp2vae.gradients import BookKeepingEngine, plain_apply
+from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.networks import build_encoder
+from tf_dp2vae.optimizers import DPSGD
+from tf_dp2vae.pretraining import Dreams, Unprotected
+from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.randomness import InsecureSeed, SystemEntropy, fold
+from tf_dp2vae.records import FULL_SCALE, Records
+from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
+
+RESULTS = Path(__file__).parent / "results"
+CLAIM = Privacy(epsilon=1.0, delta=1e-5)
+CALIBRATION, EVALUATED = 100, 200
+NUM_RECORDS, LATENT, SAMPLING_RATE, STEPS = 2000, 8, 0.25, 8
+DP_SGD_RATE, PRETRAIN_BATCH, SEED = 0.1, 200, 7
+DREAM_RECORDS, SIMULATED_SEEDS = 16, 25
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+      pretrain: `unprotected` or `dreams`.
+      epochs: of pre-training on the records, or None.
+      learning_rate: of that pre-training's Adam, or None.
+      seed_known: whether the attacker knows the pre-training seed, or None.
+      unnoised: the mechanism whose noise is left out, or None.
+      evaluated: releases counted, a side.
+    """
+
+    pretrain: str
+    epochs: int | None = None
+    learning_rate: float | None = None
+    seed_known: bool | None = None
+    unnoised: str | None = None
+    evaluated: int = EVALUATED
+
+    @property
+    def name(self) -> str:
+        """Words that tell it from the others."""
+        if self.pretrain == "dreams":
+            return f"dreams, {self.unnoised} without noise" if self.unnoised else "dreams"
+        seed = "known" if self.seed_known else "secret"
+        return f"unprotected, {self.epochs} epochs, learning rate {self.learning_rate:g}, seed {seed}"
+
+
+ROWS = (
+    *(Row("unprotected", epochs, 1e-3, True) for epochs in (5, 60, 400, 1500)),
+    *(Row("unprotected", epochs, 1e-2, True) for epochs in (1, 5, 20, 60)),
+    Row("unprotected", 5, 1e-2, False),
+    Row("dreams", evaluated=1000),
+    Row("dreams", unnoised=accounting.CLASS_STATISTICS),
+    Row("dreams", unnoised=accounting.DREAM_MOMENTS),
+    Row("dreams", unnoised=accounting.GRADIENT_SUM),
+    Row("dreams", unnoised=accounting.LATENT_MOMENTS),
+)
+
+
+class PublishedMechanism:
+    """`--pretrain unprotected` on D and D′, to be run many times: the last record is the one that D′ nulls.
+
+    `DP2VAE.fit` compiles anew for each run; here both phases are compiled once. Losses, mechanism, engine, sampling and
+    optimizer are the package's own.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, pretrain_rate: float):
+        """Calibrates the noise to the claim; trains nothing.
+
+        Args:
+          images: of D, [N, 28, 28, 1], uint8.
+          labels: of D, [N].
+          pretrain_rate: learning rate of pre-training.
+        """
+        self.images, self.labels = images, labels
+        encoder = build_encoder(images.shape[1:], LATENT, 10, width=8)
+        self.model = DP2VAE(encoder, _dense_decoder(), privacy=CLAIM, pretraining=Unprotected())
+        self.plan = accounting.plan(CLAIM, SAMPLING_RATE, STEPS)
+        # A null record adds zero to whatever batch it is in, so D′ may simply not hold it: q·N stays D's.
+        self._worlds = [Records(images[:n], labels[:n], 10) for n in (len(images) - 1, len(images))]
+        entropy = SystemEntropy()
+        self._mechanisms = Mechanisms(Ledger(), entropy)
+        self._sources = [PoissonSource(world, SAMPLING_RATE, 130, entropy) for world in self._worlds]
+        self._decoder = self.model.decoder.trainable_variables
+        self._networks = encoder.trainable_variables + self._decoder
+        self._engine = BookKeepingEngine()
+        self._adam, self._dp_sgd = keras.optimizers.Adam(pretrain_rate), DPSGD(DP_SGD_RATE)
+        self._adam.build(self._networks)
+        self._dp_sgd.configure(CLAIM.l2_norm_clip, self.plan.noise_multiplier, SAMPLING_RATE * len(images))
+        self._dp_sgd.build(self._decoder)
+        self._fresh = [(v, v.numpy()) for v in (*self._networks, *self._adam.variables)]
+
+    def _reset(self) -> None:
+        for variable, value in self._fresh:
+            variable.assign(value)
+
+    def pretrained(self, member: bool, seed: int, epochs: int) -> list[np.ndarray]:
+        """The encoder's weights A(D), or A(D′) whose batches hold a slot of weight zero; the seed determines them."""
+        self._reset()
+        weights = np.ones(len(self.images), np.float32)
+        weights[-1] = float(member)
+        data = tf.constant(self.images), tf.constant(self.labels), tf.constant(weights)
+        random = np.random.default_rng(seed)
+        for epoch in range(epochs):
+            order = random.permutation(len(weights)).reshape(-1, PRETRAIN_BATCH)
+            self._ordinary_epoch(*data, tf.constant(order), tf.constant([seed, epoch], tf.int64))
+        return self.model.encoder.get_weights()
+
+    @tf.function
+    def _ordinary_epoch(self, images, labels, weights, order, key):
+        for step in tf.range(tf.shape(order)[0]):
+            chosen = tf.ensure_shape(order[step], [PRETRAIN_BATCH])
+            noise = tf.random.stateless_normal([PRETRAIN_BATCH, 1, LATENT], fold(key, step))
+            with tf.GradientTape() as tape:
+                image, label = unit_interval(tf.gather(images, chosen)), tf.gather(labels, chosen)
+                elbo = self.model.elbo(plain_apply, image, label, noise)
+                loss = tf.reduce_mean(tf.gather(weights, chosen) * (elbo.reconstruction + elbo.kl))
+            self._adam.apply(tape.gradient(loss, self._networks), self._networks)
+
+    def release(self, member: bool, encoder: list[np.ndarray]) -> list[np.ndarray]:
+        """The decoder's weights after DP-SGD with fresh noise, from the public initial decoder."""
+        self._reset()
+        self.model.encoder.set_weights(encoder)
+        for _ in range(STEPS):
+            self._mechanisms.charge(self.plan.step)
+            self._private_step(self._sources[member].batch())
+        return [variable.numpy() for variable in self._decoder]
+
+    @tf.function(reduce_retracing=True)
+    def _private_step(self, batch):
+        def noised_sum(variables, l2_norm_clip, noise_multiplier):
+            return self._clipped_sum(batch, variables, l2_norm_clip, noise_multiplier)
+
+        self._dp_sgd.apply(self._dp_sgd.private_gradients(noised_sum, self._decoder), self._decoder)
+
+    def _clipped_sum(self, batch, variables, l2_norm_clip, noise_multiplier):
+        return self._mechanisms.gradient_sum(
+            self._engine, self.model, batch, variables, l2_norm_clip, noise_multiplier
+        )[0]
+
+    def expected(self, member: bool, encoder: list[np.ndarray]) -> list[np.ndarray]:
+        """What the attacker reckons the release to be without noise: full batches, latent draws common to both worlds."""
+        self._reset()
+        self.model.encoder.set_weights(encoder)
+        everybody = PoissonSource(self._worlds[member], 1.0, 250, InsecureSeed(SEED))
+        for _ in range(STEPS):
+            self._noiseless_step(everybody.batch())
+        return [variable.numpy() for variable in self._decoder]
+
+    @tf.function(reduce_retracing=True)
+    def _noiseless_step(self, batch: PoissonBatch) -> None:
+        for variable, total in zip(self._decoder, self._clipped_sum(batch, self._decoder, CLAIM.l2_norm_clip, 0.0)):
+            variable.assign_sub(DP_SGD_RATE * total / len(self.images))
+
+
+def _dense_decoder() -> keras.Model:
+    latent, label = keras.Input((LATENT,)), keras.Input((10,))
+    init = [keras.initializers.GlorotUniform(seed=seed) for seed in (1, 2)]
+    hidden = layers.Dense(32, activation="elu", kernel_initializer=init[0])(layers.Concatenate()([latent, label]))
+    pixels = layers.Dense(784, kernel_initializer=init[1])(hidden)
+    return keras.Model([latent, label], layers.Reshape((28, 28, 1))(pixels))
+
+
+def _worst_case_records() -> tuple[np.ndarray, np.ndarray]:
+    """MNIST's first records and the attacker's: an all-white image, which calls itself a 0."""
+    with datasets.load("mnist").train.opened() as (images, labels):
+        images, labels = images[:NUM_RECORDS].copy(), labels[:NUM_RECORDS].copy()
+    images[-1], labels[-1] = FULL_SCALE, 0
+    return images, labels
+
+
+def _flat(weights: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.ravel(weight) for weight in weights])
+
+
+Scores = dict[str, np.ndarray]
+"""For each score its values [2, releases]: of D′, of D. Calibration first."""
+
+
+def unprotected_scores(row: Row) -> Scores:
+    """Runs the releases of one row of the published mechanism, and scores each."""
+    assert row.epochs is not None and row.learning_rate is not None
+    mechanism = PublishedMechanism(*_worst_case_records(), row.learning_rate)
+
+    def pair(seed: int) -> list[list[np.ndarray]]:
+        return [mechanism.pretrained(member, seed, row.epochs) for member in (False, True)]
+
+    def shift(encoders: list[list[np.ndarray]]) -> np.ndarray:
+        without, with_record = (_flat(mechanism.expected(member, encoders[member])) for member in (False, True))
+        return with_record - without
+
+    score: dict[str, Callable[[list[np.ndarray]], float]] = {}
+    if row.seed_known:
+        encoders = pair(SEED)
+        direction = shift(encoders)
+        matching = EncoderMatching(
+            mechanism.model, mechanism.images[:500], mechanism.labels[:500], encoders[1], encoders[0]
+        )
+        score["loss"] = matching.score
+    else:
+        direction = np.mean([shift(pair(seed)) for seed in range(1000, 1000 + SIMULATED_SEEDS)], axis=0)
+    score["projection"] = lambda decoder: float(_flat(decoder) @ direction / np.linalg.norm(direction))
+    secret = np.random.default_rng()
+    scores: dict[str, list[list[float]]] = {name: [[], []] for name in score}
+    for _ in range(CALIBRATION + row.evaluated):
+        for member in (False, True):
+            if row.seed_known:
+                encoder = encoders[member]
+            else:
+                encoder = mechanism.pretrained(member, int(secret.integers(2**31)), row.epochs)
+            decoder = mechanism.release(member, encoder)
+            for name, function in score.items():
+                scores[name][member].append(function(decoder))
+    return {name: np.array(values, np.float32) for name, values in scores.items()}
+
+
+def dreams_scores(row: Row) -> Scores:
+    """The transcript's log likelihood ratios."""
+    audit = TranscriptAudit(CLAIM, STEPS, SAMPLING_RATE, DREAM_RECORDS, row.unnoised)
+    runs = CALIBRATION + row.evaluated
+    return {
+        "log ratio": np.array([[audit.log_ratio(member) for _ in range(runs)] for member in (False, True)], np.float32)
+    }
+
+
+def chosen(scores: Scores) -> tuple[str, Verdict]:
+    """The score that does best on calibration releases (half to set a threshold, half to try it), and its verdict."""
+    half = CALIBRATION // 2
+
+    def promise(name: str) -> float:
+        out, inside = scores[name][:, :CALIBRATION]
+        return judge(inside, out, half, CLAIM.delta).lower_bound
+
+    name = max(scores, key=promise)
+    return name, judge(scores[name][1], scores[name][0], CALIBRATION, CLAIM.delta)
+
+
+def summary(row: Row, scores: Scores) -> dict[str, object]:
+    """What `attack.json` keeps of a row."""
+    name, verdict = chosen(scores)
+    return {
+        "pretrain": row.pretrain,
+        "epochs": row.epochs,
+        "pretrain_learning_rate": row.learning_rate,
+        "seed_known": row.seed_known,
+        "noise_left_out": row.unnoised,
+        "claimed_epsilon": CLAIM.epsilon,
+        "delta": CLAIM.delta,
+        "lower_bound": round(verdict.lower_bound, 3),
+        "releases_per_side": row.evaluated,
+        "calibration_per_side": CALIBRATION,
+        "true_positives": verdict.true_positives,
+        "false_positives": verdict.false_positives,
+        "score": name,
+        "num_records": NUM_RECORDS if row.pretrain == "unprotected" else DREAM_RECORDS,
+        "private_steps": STEPS,
+        "planned_noise_multiplier": round(_noise_multiplier(row.pretrain), 3),
+        "sampling_rate": SAMPLING_RATE,
+    }
+
+
+@functools.cache
+def _noise_multiplier(pretrain: str) -> float:
+    shares = {**Dreams().shares, **GaussianPrior().shares} if pretrain == "dreams" else {}
+    return accounting.plan(CLAIM, SAMPLING_RATE, STEPS, shares).noise_multiplier
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Markdown, fit for the README."""
+    lines = [
+        "| pre-training | epochs | learning rate | seed | noise left out | TPR | FPR | claimed ε | ε is at least |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        seed = {True: "known", False: "secret", None: ""}[row["seed_known"]]
+        n = row["releases_per_side"]
+        cells = [row["pretrain"], *(row[key] or "" for key in ("epochs", "pretrain_learning_rate"))]
+        cells += [seed, row["noise_left_out"] or ""]
+        cells += [f"{row['true_positives']}/{n}", f"{row['false_positives']}/{n}", f"{row['claimed_epsilon']:g}"]
+        lines.append("| " + " | ".join(map(str, cells)) + f" | {row['lower_bound']:.2f} |")
+    return "\n".join(lines)
+
+
+def histograms(stored: dict[str, Scores], file: Path) -> None:
+    """The chosen score of the evaluated releases, a panel a row."""
+    rows = [row for row in ROWS if row.name in stored]
+    figure, axes = plt.subplots(-(-len(rows) // 3), 3, figsize=(13, 2.6 * -(-len(rows) // 3)), squeeze=False)
+    for axis in axes.flat[len(rows) :]:
+        axis.axis("off")
+    for axis, row in zip(axes.flat, rows):
+        name, verdict = chosen(stored[row.name])
+        values = stored[row.name][name][:, CALIBRATION:].astype(float)
+        # A likelihood without noise is astronomic: a signed logarithm brings it onto the page.
+        scale = np.arcsinh if row.unnoised else np.asarray
+        values, threshold = scale(values), scale(verdict.threshold)
+        bins = np.histogram_bin_edges(values, 40).tolist()
+        axis.hist(values[0], bins, alpha=0.6, label="D′ (record nulled)")
+        axis.hist(values[1], bins, alpha=0.6, label="D")
+        axis.axvline(threshold, color="black", linewidth=1, linestyle="--")
+        axis.set_title(f"{row.name}\nclaimed ε = {CLAIM.epsilon:g}, measured ≥ {verdict.lower_bound:.2f}", fontsize=9)
+        axis.set_xlabel(f"arsinh({name})" if row.unnoised else name, fontsize=8)
+    axes.flat[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=90, metadata={"Software": None})
+    plt.close(figure)
+
+
+def load(file: Path) -> dict[str, Scores]:
+    """Stored scores by row name."""
+    stored: dict[str, Scores] = {}
+    if file.is_file():
+        with np.load(file) as archive:
+            for key in archive.files:
+                row, score = key.split("|")
+                stored.setdefault(row, {})[score] = archive[key]
+    return stored
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="run the rows whose name contains this; '' runs none")
+    wanted = parser.parse_args().only
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / "attack_scores.npz"
+    for row in ROWS:
+        if wanted is None or (wanted and wanted in row.name):
+            scores = unprotected_scores(row) if row.pretrain == "unprotected" else dreams_scores(row)
+            stored = {**load(file), row.name: scores}
+            np.savez_compressed(
+                file, **{f"{name}|{score}": v for name, kept in stored.items() for score, v in kept.items()}
+            )
+            print(f"{row.name}: {chosen(scores)}", flush=True)
+    stored = load(file)
+    rows = [summary(row, stored[row.name]) for row in ROWS if row.name in stored]
+    (RESULTS / "attack.json").write_text(json.dumps(rows, indent=1) + "\n")
+    histograms(stored, RESULTS / "attack.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Shared helpers: tiny networks, small data, and the plain loop that engines are measured against."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_dp2vae import accounting
+from tf_dp2vae.gradients import plain_apply
+from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.networks import build_decoder, build_encoder
+from tf_dp2vae.pretraining import Dreams, NoPretraining
+from tf_dp2vae.priors import NormalPrior
+from tf_dp2vae.records import Records
+
+SHAPE, LATENT, CLASSES = (8, 8, 1), 2, 3
+DREAMS = Dreams(steps=2, sleep_steps=0)
+
+
+class Silence:
+    """Entropy whose noise is zero and whose keys are constant, to look at answers before noise."""
+
+    secure = False
+
+    def generator(self):
+        return self
+
+    def normal(self, loc, scale, size):
+        return np.zeros(size)
+
+    def key(self):
+        return np.array([1, 2])
+
+
+def images_and_labels(num, classes=CLASSES, seed=0):
+    """Random uint8 images and labels that cover every class."""
+    random = np.random.default_rng(seed)
+    labels = (np.arange(num) % max(classes, 1)).astype(np.int32)
+    return random.integers(0, 256, (num, *SHAPE), dtype=np.uint8), labels
+
+
+def some_records(num=40, classes=CLASSES, seed=0):
+    images, labels = images_and_labels(num, classes, seed)
+    return Records(images, labels if classes else None, classes)
+
+
+def tiny_model(classes=CLASSES, **arguments):
+    """A compiled DP2VAE of some hundred weights whose fit takes seconds."""
+    encoder = build_encoder(SHAPE, LATENT, classes, width=1)
+    decoder = build_decoder(SHAPE, LATENT, classes, width=2)
+    arguments = {"pretraining": NoPretraining(), "prior": NormalPrior(), **arguments}
+    model = DP2VAE(encoder, decoder, physical_batch_size=16, **arguments)
+    model.compile("dp-adam")
+    return model
+
+
+def randomised(network, seed=0):
+    """The network with all weights random: zero biases would hide errors."""
+    random = np.random.default_rng(seed)
+    for variable in network.trainable_variables:
+        variable.assign(random.normal(0, 0.5, variable.shape))
+    return network
+
+
+def loop_clipped_sum(loss, batch, mask, variables, clip):
+    """Σ clip_C(g_i) as the definition says: one tape an example, norms in float64."""
+    sums = [np.zeros(variable.shape) for variable in variables]
+    for example in np.flatnonzero(np.asarray(mask)):
+        alone = tf.nest.map_structure(lambda leaf, i=example: leaf[i : i + 1], batch)
+        with tf.GradientTape() as tape:
+            value = loss(plain_apply, alone)[0]
+        gradients = tape.gradient(
+            value, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        arrays = [tf.convert_to_tensor(gradient).numpy().astype(np.float64) for gradient in gradients]
+        scale = min(1.0, clip / max(global_norm(arrays), 1e-300))
+        sums = [total + scale * array for total, array in zip(sums, arrays)]
+    return sums
+
+
+def global_norm(arrays):
+    return float(np.sqrt(sum(np.square(np.asarray(array, np.float64)).sum() for array in arrays)))
+
+
+def relative_error(found, expected):
+    """‖found − expected‖ / ‖expected‖ over all variables together."""
+    differences = [np.asarray(a, np.float64) - np.asarray(b, np.float64) for a, b in zip(found, expected, strict=True)]
+    return global_norm(differences) / max(global_norm(expected), 1e-12)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered_plans():
+    """Calibrates equal plans once: it takes seconds, and many models here are trained alike."""
+    calibrate, known = accounting.plan, {}
+
+    def plan(*arguments):
+        key = repr(arguments)
+        if key not in known:
+            known[key] = calibrate(*arguments)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounting, "plan", plan)
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """One labelled model after its whole training, shared by tests that only look at it."""
+    keras.utils.set_random_seed(0)
+    model = tiny_model(pretraining=DREAMS, prior=None)
+    images, labels = images_and_labels(48)
+    history = model.fit(images, labels, batch_size=12, epochs=2, steps_per_epoch=3, verbose=0)
+    return model, history

@@ -1,0 +1,177 @@
+"""Names and files to records, and one clear line for every file that is none."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import images_and_labels
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tf_dp2vae import datasets
+from tf_dp2vae.validation import InvalidInputError
+
+IMAGES, LABELS = images_and_labels(8)
+
+
+def written(folder, content=None, **arrays):
+    path = folder / "data.npz"
+    if content is not None:
+        path.write_bytes(content)
+    else:
+        np.savez_compressed(path, **arrays)
+    return path
+
+
+def refusal_of(path, num_classes=3):
+    with pytest.raises(InvalidInputError) as refusal:
+        datasets.load("mnist", path, num_classes)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_npz_with_train_and_test(tmp_path):
+    path = written(tmp_path, x_train=IMAGES / 255, y_train=LABELS, x_test=IMAGES[:2], y_test=LABELS[:2])
+    data = datasets.load("mnist", path, 3)
+    assert data.name == "data" and data.train.num_records == 8 and data.test.num_records == 2
+    with data.train.opened() as (images, labels):
+        np.testing.assert_array_equal(images, IMAGES)
+        np.testing.assert_array_equal(labels, LABELS)
+
+
+def test_npz_without_labels_or_test_set(tmp_path):
+    data = datasets.load("mnist", written(tmp_path, x_train=IMAGES), 3)
+    assert data.train.num_classes == 0 and data.test is None
+    both = datasets.load("mnist", written(tmp_path, x_train=IMAGES, x_test=IMAGES[:3]), 3)
+    assert both.test.num_classes == 0 and both.test.num_records == 3
+
+
+BAD_ARRAYS = {
+    "wrong keys": ({"images": IMAGES}, "x_train.*images"),
+    "no arrays": ({}, "x_train"),
+    "x_test without y_test": ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "x_test and y_test"),
+    "y_test without x_test": ({"x_train": IMAGES, "y_train": LABELS, "y_test": LABELS}, "x_test and y_test"),
+    "wrong dtype": ({"x_train": IMAGES.astype(np.int32)}, "int32"),
+    "text": ({"x_train": np.array(["a", "b"])}, "dtype"),
+    "pickled objects": ({"x_train": np.array([{}, []], object)}, "plain arrays"),
+    "NaN": ({"x_train": np.full((3, 8, 8), np.nan)}, "NaN"),
+    "outside the range": ({"x_train": IMAGES.astype(np.float32)}, "outside"),
+    "no records": ({"x_train": IMAGES[:0]}, "empty"),
+    "no pixels": ({"x_train": np.zeros((3, 0, 0))}, "0×0"),
+    "a scalar": ({"x_train": np.uint8(3)}, "shape"),
+    "labels that do not match": ({"x_train": IMAGES, "y_train": LABELS[:3]}, "8 images"),
+    "labels outside the set": ({"x_train": IMAGES, "y_train": LABELS + 2}, "0 to 2"),
+    "test labels outside the set": (
+        {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES, "y_test": LABELS + 2},
+        "0 to 2",
+    ),
+    "test images of another shape": (
+        {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:, :4], "y_test": LABELS},
+        "4×8×1, not the declared 8×8×1",
+    ),
+}
+
+
+@pytest.mark.parametrize("arrays, words", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_bad_arrays_are_refused(tmp_path, arrays, words):
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(InvalidInputError, match=words):
+        datasets.load("mnist", path, 3)
+    refusal_of(path)
+
+
+def archive():
+    file = io.BytesIO()
+    np.savez_compressed(file, x_train=IMAGES, y_train=LABELS)
+    return file.getvalue()
+
+
+def plain_array():
+    file = io.BytesIO()
+    np.save(file, IMAGES)
+    return file.getvalue()
+
+
+def other_zip():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as zipped:
+        zipped.writestr("x_train.npy", b"no array")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", archive()[:200], archive()[:-30], plain_array(), b"\x80\x04K\x01."],
+    ids=["empty", "text", "cut early", "cut late", "npy", "pickle"],
+)
+def test_unreadable_files_are_refused(tmp_path, content):
+    assert "data.npz" in refusal_of(written(tmp_path, content))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_archives_are_refused_or_read_but_never_crash(tmp_path, data):
+    content = bytearray(archive())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = written(tmp_path, bytes(content))
+    try:
+        assert datasets.load("mnist", path, 3).train.num_records > 0
+    except InvalidInputError as refusal:
+        assert "\n" not in str(refusal)
+
+
+def test_zip_of_something_else_is_refused(tmp_path):
+    assert "x_train" in refusal_of(written(tmp_path, other_zip()))
+
+
+def test_missing_file_and_folder_are_refused(tmp_path):
+    assert "nowhere.npz" in refusal_of(tmp_path / "nowhere.npz")
+    assert tmp_path.name in refusal_of(tmp_path)
+
+
+def test_label_set_must_be_a_whole_number(tmp_path):
+    assert "num_classes=0" in refusal_of(written(tmp_path, x_train=IMAGES, y_train=LABELS), 0)
+
+
+def test_mnist_is_the_official_one(monkeypatch):
+    data = datasets.load("mnist")
+    assert (data.train.num_records, data.test.num_records) == (60_000, 10_000)
+    assert (data.train.image_shape, data.train.num_classes) == ((28, 28, 1), 10)
+    with data.train.opened() as (images, labels):
+        # Known of the official files: the first labels and the mean pixel of the training images.
+        assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+        np.testing.assert_allclose(images.mean() / 255, 0.1306604762738429, rtol=1e-9)
+    with data.test.opened() as (images, labels):
+        assert labels[:5].tolist() == [7, 2, 1, 0, 4]
+        np.testing.assert_allclose(images.mean() / 255, 0.13251460584233699, rtol=1e-9)
+
+
+def test_mnist_with_another_hash_is_not_unpickled(monkeypatch):
+    def forbidden(*arguments, **options):
+        raise AssertionError("a pickle of unknown origin was opened")
+
+    monkeypatch.setattr(datasets, "_MNIST_SHA256", "0" * 64)
+    monkeypatch.setattr(datasets.pickle, "loads", forbidden)
+    with pytest.raises(InvalidInputError, match="sha256"):
+        datasets.load("mnist")
+
+
+def test_mnist_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(datasets, "_MNIST_PACKAGE", "no-such-package-anywhere")
+    with pytest.raises(InvalidInputError, match="no-such-package-anywhere"):
+        datasets.load("mnist")
+
+
+def test_name_that_tensorflow_datasets_refuses_is_one_line(monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def fail(name):
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(tfds, "builder", fail)
+    with pytest.raises(InvalidInputError, match="'no_such_set'.*first line") as refusal:
+        datasets.load("no_such_set")
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,231 @@
+"""Clipped per-example gradient sums against the plain loop and against tensorflow-privacy's own optimizer."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import global_norm, loop_clipped_sum, randomised, relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+from tf_dp2vae.gradients import BookKeepingEngine, ReferenceEngine, VectorizedMapEngine, make_engine
+
+ENGINES = [BookKeepingEngine, VectorizedMapEngine, ReferenceEngine]
+TOLERANCE = 1e-5
+
+
+def squared_loss(network, draws=1):
+    """Per-example losses for a batch (inputs [P·K rows by P], shift [P]); the mean over K draws of one example."""
+
+    def loss(apply, batch):
+        inputs, shift = batch
+        examples = inputs.shape[0]
+        merged = tf.reshape(inputs, [examples * draws, *inputs.shape[2:]])
+        outputs = tf.reshape(apply(network, merged), [examples, draws, -1])
+        return tf.reduce_mean(tf.reduce_sum(tf.square(outputs - shift[:, None, None]), axis=2), axis=1)
+
+    return loss
+
+
+def batch_for(network, examples=4, draws=1, seed=0):
+    random = np.random.default_rng(seed)
+    shape = (examples, draws, *network.inputs[0].shape[1:])
+    return tf.constant(random.normal(size=shape), tf.float32), tf.constant(random.normal(size=examples), tf.float32)
+
+
+def run(engine, network, batch, mask=None, clip=0.7, draws=1):
+    mask = tf.ones([len(batch[1])]) if mask is None else tf.constant(mask, tf.float32)
+    return engine.clipped_sum(squared_loss(network, draws), batch, mask, network.trainable_variables, clip)
+
+
+def model_of(shape, *stack):
+    tensor = inputs = keras.Input(shape)
+    for layer in stack:
+        tensor = layer(tensor)
+    return randomised(keras.Model(inputs, tensor))
+
+
+def mixed_network():
+    return model_of(
+        (4,),
+        layers.Dense(12, activation="elu"),
+        layers.Reshape((2, 2, 3)),
+        layers.Conv2DTranspose(4, 3, strides=2, padding="same", activation="tanh"),
+        layers.Conv2D(2, 2),
+        layers.Flatten(),
+        layers.Dense(3),
+    )
+
+
+@st.composite
+def single_layers(draw):
+    kind = draw(st.sampled_from(["dense", "dense on positions", "conv", "transposed"]))
+    fused = draw(st.booleans())
+    options = {"use_bias": draw(st.booleans()), "activation": "tanh" if fused else None}
+    tail = [] if fused else [layers.Activation("softplus")]
+    if kind.startswith("dense"):
+        shape, units = (3,) if kind == "dense" else (2, 3), draw(st.integers(1, 4))
+        return lambda: model_of(shape, layers.Dense(units, **options), *tail)
+    side = st.integers(1, 3)
+    options |= {"strides": (draw(side), draw(side)), "padding": draw(st.sampled_from(["same", "valid"]))}
+    shape = (draw(st.integers(3, 6)), draw(st.integers(3, 6)), draw(st.integers(1, 2)))
+    layer = layers.Conv2D if kind == "conv" else layers.Conv2DTranspose
+    filters, kernel = draw(st.integers(1, 3)), (draw(side), draw(side))
+    return lambda: model_of(shape, layer(filters, kernel, **options), *tail)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    build=single_layers(),
+    mask=st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=4),
+    draws=st.integers(1, 3),
+    clip=st.sampled_from([0.05, 2.0, 1e6]),
+)
+def test_each_layer_equals_the_plain_loop(build, mask, draws, clip):
+    network = build()
+    batch = batch_for(network, len(mask), draws)
+    engine = make_engine("book-keeping", [network])
+    assert isinstance(engine, BookKeepingEngine)
+    sums, losses = run(engine, network, batch, mask, clip, draws)
+    loss = squared_loss(network, draws)
+    assert relative_error(sums, loop_clipped_sum(loss, batch, mask, network.trainable_variables, clip)) < TOLERANCE
+    expected = np.sum(loss(lambda net, x: net(x), batch).numpy() * mask)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
+
+
+def shared_twice():
+    inputs = keras.Input((4, 4, 2))
+    shared, dense = layers.Conv2D(2, 3, padding="same", activation="tanh"), layers.Dense(2)
+    return randomised(keras.Model(inputs, dense(shared(dense(shared(inputs))))))
+
+
+def nested():
+    inner = keras.Sequential([keras.Input((3,)), layers.Dense(4, activation="elu"), layers.Dense(3)])
+    middle = model_of((3,), inner, layers.Activation("tanh"), layers.Dense(3))
+    inputs = keras.Input((3,))
+    return randomised(keras.Model(inputs, middle(inner(inputs)) + inputs))
+
+
+def sequential():
+    return randomised(keras.Sequential([keras.Input((3,)), layers.Dense(5, activation="relu"), layers.Dense(2)]))
+
+
+@pytest.mark.parametrize("build", [mixed_network, shared_twice, nested, sequential])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_whole_networks_equal_the_plain_loop(build, engine):
+    network = build()
+    batch, mask, clip = batch_for(network, 4, 2), [1, 1, 0, 1], 0.7
+    assert isinstance(make_engine("book-keeping", [network]), BookKeepingEngine)
+    sums, _ = run(engine(), network, batch, mask, clip, draws=2)
+    expected = loop_clipped_sum(squared_loss(network, 2), batch, mask, network.trainable_variables, clip)
+    assert relative_error(sums, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("engine", [BookKeepingEngine, VectorizedMapEngine])
+def test_infinite_clip_is_the_ordinary_gradient(engine):
+    network = mixed_network()
+    batch = batch_for(network)
+    sums, _ = run(engine(), network, batch, clip=float("inf"))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(squared_loss(network)(lambda net, x: net(x, training=True), batch))
+    assert relative_error(sums, tape.gradient(total, [v.value for v in network.trainable_variables])) < TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_clip_over_all_variables(engine):
+    network = mixed_network()
+    sums, _ = run(engine(), network, batch_for(network, 1), clip=0.3)
+    np.testing.assert_allclose(global_norm(sums), 0.3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_padding_is_exactly_zero_whatever_it_holds(engine):
+    network = mixed_network()
+    inputs, shift = batch_for(network)
+    zero, _ = run(engine(), network, (inputs, shift), [0, 0, 0, 0])
+    assert all(not np.any(total) for total in zero)
+    expected, _ = run(engine(), network, (inputs, shift), [1, 1, 0, 1])
+    for garbage in (7.0, np.nan):
+        polluted = tf.tensor_scatter_nd_update(inputs, [[2]], tf.fill([1, *inputs.shape[1:]], np.float32(garbage)))
+        found, loss = run(engine(), network, (polluted, shift), [1, 1, 0, 1])
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected)) and np.isfinite(loss)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e25, 1e38])
+def test_non_finite_example_counts_as_zero(engine, value):
+    network = model_of((3,), layers.Dense(4, activation="softplus"), layers.Dense(2))
+    inputs, shift = batch_for(network)
+    expected, _ = run(engine(), network, (inputs, shift), [1, 0, 1, 1])
+    broken = tf.tensor_scatter_nd_update(inputs, [[1, 0, 0]], [np.float32(value)])
+    found, loss = run(engine(), network, (broken, shift))
+    assert relative_error(found, expected) < TOLERANCE
+    assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_huge_gradient_stays_within_the_clip(engine):
+    network = model_of((3,), layers.Dense(4, activation="softplus"), layers.Dense(2))
+    inputs, shift = batch_for(network)
+    without, _ = run(engine(), network, (inputs, shift), [1, 0, 1, 1], clip=0.7)
+    huge = tf.tensor_scatter_nd_update(inputs, [[1, 0, 0]], [np.float32(1e11)])
+    found, _ = run(engine(), network, (huge, shift), clip=0.7)
+    assert global_norm([a - b for a, b in zip(found, without)]) <= 0.7 * (1 + 1e-4)
+
+
+class OwnDense(layers.Dense):
+    """A subclass may compute anything, so no rule may claim it."""
+
+    def call(self, inputs, training=None):
+        return 2.0 * super().call(inputs)
+
+
+class Block(layers.Layer):
+    """A layer that holds another, as user code often does."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Dense(3)
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def call(self, inputs):
+        return inputs + self.inner(inputs)
+
+
+@pytest.mark.parametrize("build", [layers.LayerNormalization, lambda: OwnDense(3), Block])
+def test_layers_without_a_rule_fall_back_and_say_so(build, caplog):
+    odd = build()
+    network = model_of((3,), layers.Dense(3, activation="tanh"), odd, layers.Dense(2))
+    with caplog.at_level(logging.WARNING):
+        engine = make_engine("book-keeping", [network])
+    assert isinstance(engine, VectorizedMapEngine)
+    assert type(odd).__name__ in caplog.text
+    batch = batch_for(network)
+    expected = loop_clipped_sum(squared_loss(network), batch, [1, 0, 1, 1], network.trainable_variables, 0.7)
+    assert relative_error(run(engine, network, batch, [1, 0, 1, 1])[0], expected) < TOLERANCE
+
+
+def test_embedding_falls_back():
+    tokens = keras.Input((2,), dtype="int32")
+    network = randomised(keras.Model(tokens, layers.Embedding(5, 3)(tokens)))
+    engine = make_engine("book-keeping", [network])
+    batch = tf.constant([[0, 1], [4, 4], [2, 0]])[:, None], tf.constant([0.1, 0.2, 0.3])
+    expected = loop_clipped_sum(squared_loss(network), batch, [1, 1, 1], network.trainable_variables, 0.7)
+    assert relative_error(run(engine, network, batch)[0], expected) < TOLERANCE
+
+
+def test_xla_gives_the_same():
+    network = mixed_network()
+    batch = batch_for(network)
+    compiled = tf.function(lambda *b: run(BookKeepingEngine(), network, b, [1, 0, 1, 1])[0], jit_compile=True)
+    assert relative_error(compiled(*batch), run(BookKeepingEngine(), network, batch, [1, 0, 1, 1])[0]) < TOLERANCE
+
+
+def test_unknown_engine_is_refused():
+    with pytest.raises(ValueError, match="magic"):
+        make_engine("magic", [mixed_network()])

@@ -1,0 +1,296 @@
+"""What each mechanism guarantees: bounded contributions, noise of the stated size, charged before it looks."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CLASSES, SHAPE, Silence, images_and_labels, randomised, relative_error, some_records
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+from scipy import stats
+
+from tf_dp2vae.accounting import Event, Ledger
+from tf_dp2vae.dreams import frequency_basis
+from tf_dp2vae.gradients import BookKeepingEngine
+from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.randomness import SystemEntropy, fold
+from tf_dp2vae.records import Records
+from tf_dp2vae.sampling import PoissonBatch
+
+EVENT = Event("class statistics", 2.0)
+UNLIKELY = 1e-6
+PIXELS = int(np.prod(SHAPE))
+
+
+# --- the gradient sum ---
+
+
+class ShiftLoss:
+    """Squared outputs of a small dense network, without latent draws."""
+
+    def __init__(self):
+        inputs = keras.Input(SHAPE)
+        hidden = layers.Dense(30, activation="tanh")(layers.Flatten()(inputs))
+        self.network = randomised(keras.Model(inputs, layers.Dense(30, use_bias=False)(hidden)))
+
+    def prepare(self, images, labels, key):
+        return images
+
+    def losses(self, apply, batch):
+        return tf.reduce_sum(tf.square(apply(self.network, batch) - 1.0), axis=1)
+
+
+def poisson_batch(num, size=4, chunks=3, key=(3, 4)):
+    images, labels = images_and_labels(chunks * size)
+    mask = (np.arange(chunks * size) < num).astype(np.uint8)
+    images = images * mask[:, None, None, None]
+    layout = (chunks, size)
+    arrays = images.reshape(*layout, *SHAPE), labels.reshape(layout), mask.reshape(layout), np.int32(-(-num // size))
+    return PoissonBatch(*(tf.constant(array) for array in (*arrays, np.array(key, np.int64))))
+
+
+def gradient_sum(batch, noise_multiplier, loss, clip=0.5):
+    door = Mechanisms(Ledger(), SystemEntropy())
+    variables = loss.network.trainable_variables
+    return door.gradient_sum(BookKeepingEngine(), loss, batch, variables, clip, noise_multiplier)
+
+
+def test_chunks_add_up_to_one_clipped_sum():
+    loss = ShiftLoss()
+    images, _ = images_and_labels(12)
+    sums, mean_loss = gradient_sum(poisson_batch(9), 0.0, loss)
+    pixels = tf.constant(images[:9], tf.float32) / 255
+    variables = loss.network.trainable_variables
+    expected, total = BookKeepingEngine().clipped_sum(loss.losses, pixels, tf.ones(9), variables, 0.5)
+    assert relative_error(sums, expected) < 1e-5
+    np.testing.assert_allclose(mean_loss, total / 9, rtol=1e-5)
+
+
+def test_noise_on_a_sum_has_mean_and_deviation_and_no_correlations():
+    loss, clip, sigma = ShiftLoss(), 0.5, 3.0
+    truth, _ = gradient_sum(poisson_batch(9), 0.0, loss, clip)
+    keys = [SystemEntropy().key() for _ in range(2)]
+    noises = [
+        [(a - b).numpy().ravel() for a, b in zip(gradient_sum(poisson_batch(9, key=key), sigma, loss, clip)[0], truth)]
+        for key in keys
+    ]
+    for noise in noises[0]:
+        if noise.size > 100:
+            assert stats.kstest(noise / (sigma * clip), "norm").pvalue > UNLIKELY
+    first, last = noises[0][0], noises[0][-1]
+    assert abs(np.corrcoef(first[: last.size], last)[0, 1]) < 5 / np.sqrt(last.size)
+    for a, b in zip(*noises):
+        assert a.size < 100 or abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
+
+
+def test_empty_batch_is_pure_noise():
+    noised, mean_loss = gradient_sum(poisson_batch(0, key=SystemEntropy().key()), 2.0, ShiftLoss())
+    values = np.concatenate([total.numpy().ravel() for total in noised])
+    assert stats.kstest(values, "norm", args=(0, 1.0)).pvalue > UNLIKELY
+    assert mean_loss == 0
+
+
+def test_noise_hangs_on_the_key_alone():
+    loss = ShiftLoss()
+    answers = []
+    for key in ((3, 4), (3, 4), (4, 4), (3, 5)):
+        keras.utils.set_random_seed(7)
+        answers.append(gradient_sum(poisson_batch(5, key=key), 1.0, loss)[0][0].numpy())
+    assert np.array_equal(answers[0], answers[1])
+    assert not np.allclose(answers[0], answers[2]) and not np.allclose(answers[0], answers[3])
+
+
+def test_folding_keeps_the_entropy_of_the_key():
+    keys = [tf.constant(SystemEntropy().key()) for _ in range(50)]
+    for tags in ((1,), (0, 3), (1, tf.constant(2))):
+        folded = [fold(key, *tags) for key in keys]
+        assert all(key.dtype == tf.int64 for key in folded)
+        words = np.array(folded)
+        assert len(set(words[:, 0])) == len(set(words[:, 1])) == len(keys), "both words must hang on the key"
+        assert np.abs(words.astype(np.float64)).max() > 2**40
+    assert not np.array_equal(fold(keys[0], 0), fold(keys[0], 1))
+
+
+# --- moments: what one record can do ---
+
+
+class Latents:
+    """An encoder that looks its answer up by the first pixel, so that a test chooses each record's latent."""
+
+    def __init__(self, means, variances):
+        self.means, self.variances = np.asarray(means), np.asarray(variances)
+
+    def __call__(self, images, labels):
+        row = np.round(images[:, 0, 0, 0] * 255).astype(int)
+        return self.means[row], self.variances[row]
+
+
+def numbered(num, labels):
+    images = np.zeros((num, *SHAPE), np.uint8)
+    images[:, 0, 0, 0] = np.arange(num)
+    return Records(images, np.asarray(labels, np.int32), CLASSES)
+
+
+def without(records, index):
+    """The data set with that record's contribution taken away: what nulling it leaves in every sum."""
+    with records.opened() as (images, labels):
+        return Records(np.delete(images, index, 0), np.delete(labels, index), records.num_classes)
+
+
+def contribution(answer, bound, weights):
+    """The released vector in units of the contribution: (a·counts, b·sums/R, c·vech(seconds)/R²)."""
+    a, b, c = weights
+    rows, columns = np.triu_indices(answer.seconds.shape[-1])
+    half = answer.seconds[:, rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
+    counts = np.zeros(0) if answer.counts is None else a * answer.counts
+    return [counts, (b / bound * answer.sums).ravel(), (c / bound**2 * half).ravel()]
+
+
+def distance(answer, other, bound, weights):
+    pairs = zip(contribution(answer, bound, weights), contribution(other, bound, weights))
+    return np.linalg.norm(np.concatenate([a - b for a, b in pairs]))
+
+
+def statistics_of(records, bound, weights, basis, entropy=None):
+    return Mechanisms(Ledger(), entropy or Silence()).class_statistics(records, EVENT, basis, bound, weights)
+
+
+def latents_of(records, bound, weights, encode, shared=False, entropy=None):
+    door = Mechanisms(Ledger(), entropy or Silence())
+    return door.latent_moments(records, EVENT, encode, bound, weights, shared)
+
+
+WEIGHTS = st.tuples(st.floats(0, 2), st.floats(0.1, 2), st.floats(0.1, 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    index=st.integers(0, 11),
+    bound=st.floats(0.01, 20),
+    weights=WEIGHTS,
+    size=st.integers(1, 8),
+)
+def test_class_statistics_move_by_at_most_the_sensitivity(seed, index, bound, weights, size):
+    records, basis = some_records(12, seed=seed), frequency_basis(SHAPE, size)
+    answers = [statistics_of(data, bound, weights, basis) for data in (records, without(records, index))]
+    assert distance(*answers, bound, weights) <= np.hypot(np.hypot(*weights[:2]), weights[2]) * (1 + 1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    index=st.integers(0, 5),
+    bound=st.floats(0.1, 10),
+    weights=WEIGHTS,
+    size=st.sampled_from([0.01, 1.0, 100.0]),
+    spread=st.sampled_from([0.0, 1.0, 1e4]),
+    shared=st.booleans(),
+)
+def test_latent_moments_move_by_at_most_the_sensitivity(seed, index, bound, weights, size, spread, shared):
+    random = np.random.default_rng(seed)
+    encode = Latents(size * random.standard_normal((6, 3)), spread * random.random((6, 3)))
+    records = numbered(6, random.integers(0, CLASSES, 6))
+    answers = [latents_of(data, bound, weights, encode, shared) for data in (records, without(records, index))]
+    assert distance(*answers, bound, weights) <= np.linalg.norm(weights) * (1 + 1e-5)
+
+
+def test_worst_case_records_reach_the_sensitivity():
+    """The bound is not a loose one: noise that is calibrated to it is not more than needed."""
+    weights, bound = (0.5, 1.0, 2.0), 1.5
+    images = np.full((3, *SHAPE), 255, np.uint8)
+    white = Records(images, np.arange(3, dtype=np.int32), CLASSES)
+    answers = [statistics_of(data, bound, weights, frequency_basis(SHAPE, 8)) for data in (white, without(white, 0))]
+    assert distance(*answers, bound, weights) > 0.9999 * np.linalg.norm(weights)
+    encode = Latents([[30.0, 40.0]] * 2, np.zeros((2, 2)))
+    pair = numbered(2, [0, 1])
+    answers = [latents_of(data, bound, weights, encode) for data in (pair, without(pair, 1))]
+    assert distance(*answers, bound, weights) > 0.9999 * np.linalg.norm(weights)
+
+
+@pytest.mark.parametrize("where", ["mean", "variance"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_latents_count_as_a_null_record(where, value):
+    means, variances = np.ones((4, 2)), np.ones((4, 2))
+    (means if where == "mean" else variances)[2, 1] = value
+    records = numbered(4, [0, 1, 2, 2])
+    answers = [latents_of(data, 3.0, (1, 1, 1), Latents(means, variances)) for data in (records, without(records, 2))]
+    assert distance(*answers, 3.0, (1, 1, 1)) == 0
+
+
+def test_moments_below_the_bounds_are_the_plain_sums():
+    means, variances = np.array([[0.1, 0.2], [0.3, -0.4], [0.5, 0.1]]), np.full((3, 2), 0.25)
+    answer = latents_of(numbered(3, [0, 2, 2]), 5.0, (1, 1, 1), Latents(means, variances))
+    np.testing.assert_allclose(answer.counts, [1, 0, 2])
+    np.testing.assert_allclose(answer.sums, [means[0], [0, 0], means[1] + means[2]])
+    second = means[1:].T @ means[1:] + 0.5 * np.eye(2)
+    np.testing.assert_allclose(answer.seconds[[1, 2]], [np.zeros((2, 2)), second])
+
+
+# --- moments: noise ---
+
+
+@pytest.mark.parametrize("weights", [(0.5, 1.0, 2.0), (0.0, 0.5, 1.0)])
+def test_noise_of_moments_is_isotropic_in_units_of_the_contribution(weights):
+    records, bound, encode = numbered(3, [0, 1, 2]), 1.5, Latents(np.zeros((3, 12)), np.zeros((3, 12)))
+    truth = contribution(latents_of(records, bound, weights, encode), bound, weights)
+    answers = [latents_of(records, bound, weights, encode, entropy=SystemEntropy()) for _ in range(40)]
+    noises = [[a - b for a, b in zip(contribution(answer, bound, weights), truth)] for answer in answers]
+    deviation = EVENT.noise_multiplier * np.linalg.norm(weights)
+    for block in range(3):
+        values = np.concatenate([noise[block] for noise in noises]) / deviation
+        assert values.size == 0 or stats.kstest(values, "norm").pvalue > UNLIKELY
+    assert (answers[0].counts is None) == (weights[0] == 0)
+    assert not np.allclose(answers[0].sums, answers[1].sums)
+    for answer in answers:
+        np.testing.assert_array_equal(answer.seconds, np.swapaxes(answer.seconds, 1, 2))
+    diagonals = np.concatenate([np.diagonal(a.seconds - 0, axis1=1, axis2=2).ravel() for a in answers])
+    np.testing.assert_allclose(diagonals.std(), answers[0].second_noise, rtol=0.1)
+
+
+def test_noise_ignores_the_seed_of_the_user():
+    answers = []
+    for _ in range(2):
+        keras.utils.set_random_seed(1)
+        answers.append(statistics_of(some_records(), 1.0, (1, 1, 1), frequency_basis(SHAPE, 2), SystemEntropy()))
+    assert not np.allclose(answers[0].sums, answers[1].sums)
+
+
+# --- moments: order and edge cases ---
+
+
+class Watched(Records):
+    """Records that remember what the ledger held when they were opened."""
+
+    def __init__(self, ledger):
+        super().__init__(*images_and_labels(4), CLASSES)
+        self.ledger, self.seen = ledger, []
+
+    def opened(self):
+        self.seen.append(self.ledger.events)
+        return super().opened()
+
+
+def test_charged_before_records_are_read():
+    ledger = Ledger()
+    records, door = Watched(ledger), Mechanisms(ledger, SystemEntropy())
+    door.class_statistics(records, EVENT, frequency_basis(SHAPE, 2), 1.0, (1, 1, 1))
+    latent = Event("latent moments", 3.0)
+    door.latent_moments(records, latent, Latents(np.zeros((256, 2)), np.zeros((256, 2))), 1.0, (1, 1, 1), True)
+    assert records.seen == [(EVENT,), (EVENT, latent)]
+    assert ledger.events == (EVENT, latent)
+
+
+def test_empty_class_and_unlabelled_records_are_no_error():
+    images, _ = images_and_labels(5)
+    one_class = statistics_of(Records(images, np.ones(5, np.int32), 3), 9.0, (1, 1, 1), np.eye(PIXELS)[:, :3])
+    np.testing.assert_array_equal(one_class.counts, [0, 5, 0])
+    unlabelled = statistics_of(Records(images, None, 0), 9.0, (1, 1, 1), np.eye(PIXELS)[:, :3])
+    np.testing.assert_array_equal(unlabelled.counts, [5])
+    np.testing.assert_allclose(unlabelled.sums[0], one_class.sums[1])
+
+
+def test_basis_that_lengthens_projections_is_refused():
+    with pytest.raises(ValueError, match="orthonormal"):
+        statistics_of(some_records(), 1.0, (1, 1, 1), 1.1 * np.eye(PIXELS)[:, :3])

@@ -1,0 +1,109 @@
+"""Layers that mix examples are found by what they do, all of them at once."""
+
+import keras
+import pytest
+import tensorflow as tf
+from conftest import SHAPE, tiny_model
+from keras import layers
+
+from tf_dp2vae.mixing import mixing_layers, refuse_mixing
+from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.validation import InvalidInputError
+
+
+class Centred(layers.Layer):
+    """Takes the batch's mean away."""
+
+    def call(self, inputs):
+        return inputs - tf.reduce_mean(inputs, axis=0, keepdims=True)
+
+
+class AboveTheLowest(layers.Layer):
+    """Takes the batch's minimum away."""
+
+    def call(self, inputs):
+        return inputs - tf.reduce_min(inputs, axis=0, keepdims=True)
+
+
+class SumOfLater(layers.Layer):
+    """Adds up all later examples: the first one moves no other."""
+
+    def call(self, inputs):
+        return tf.cumsum(inputs, axis=0, reverse=True)
+
+
+class Neighbour(layers.Layer):
+    """Hands each example on to the next."""
+
+    def call(self, inputs):
+        return tf.roll(inputs, 1, axis=0)
+
+
+def network(*stack, shape=(5,)):
+    tensor = inputs = keras.Input(shape)
+    for layer in stack:
+        tensor = layer(tensor)
+    return keras.Model(inputs, tensor)
+
+
+@pytest.mark.parametrize("kind", [layers.BatchNormalization, Centred, AboveTheLowest, SumOfLater, Neighbour])
+def test_mixing_layer_is_found(kind):
+    found = mixing_layers(network(layers.Dense(1), kind(name="culprit"), layers.Dense(2)))
+    assert found == [f"culprit ({kind.__name__})"]
+
+
+def test_mixing_operation_without_a_layer_is_found():
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, inputs - keras.ops.mean(inputs, axis=0, keepdims=True))
+    with pytest.raises(InvalidInputError, match="mix"):
+        refuse_mixing([model])
+
+
+def test_nested_and_sequential_models_are_looked_into():
+    inner = keras.Sequential([keras.Input((5,)), layers.BatchNormalization(name="hidden"), layers.Dense(5)])
+    assert mixing_layers(network(layers.Dense(5), inner))
+    assert mixing_layers(inner) == ["hidden (BatchNormalization)"]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Dropout(0.5),
+        layers.GaussianNoise(1.0),
+        layers.GroupNormalization(groups=1),
+        layers.LayerNormalization(),
+        layers.Dense(4, activation="softmax"),
+        layers.Reshape((5, 1)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_keep_examples_apart_pass(layer):
+    refuse_mixing([network(layer)])
+
+
+def test_convolutions_and_attention_pass():
+    image = keras.Input((4, 4, 2))
+    hidden = layers.Conv2DTranspose(3, 3, padding="same")(layers.Conv2D(3, 2)(image))
+    sequence = layers.Reshape((-1, 3))(hidden)
+    refuse_mixing([keras.Model(image, layers.MultiHeadAttention(1, 2)(sequence, sequence))])
+
+
+def test_model_refuses_and_lists_all_offenders_of_both_networks():
+    image, latent = keras.Input(SHAPE), keras.Input((2,))
+    hidden = layers.BatchNormalization(name="norm_of_encoder")(layers.Flatten()(image))
+    encoder = keras.Model(image, [layers.Dense(2)(hidden), layers.Dense(2)(Centred(name="centred")(hidden))])
+    wide = layers.BatchNormalization(name="norm_of_decoder")(layers.Dense(64)(latent))
+    decoder = keras.Model(latent, layers.Reshape(SHAPE)(wide))
+    with pytest.raises(InvalidInputError) as refusal:
+        DP2VAE(encoder, decoder)
+    for name in ("norm_of_encoder (BatchNormalization)", "centred (Centred)", "norm_of_decoder (BatchNormalization)"):
+        assert name in str(refusal.value)
+
+
+def test_probing_leaves_weights_and_statistics_as_they_were():
+    norm = layers.BatchNormalization()
+    model = network(norm)
+    before = [variable.numpy() for variable in model.variables]
+    mixing_layers(model)
+    assert all((old == variable.numpy()).all() for old, variable in zip(before, model.variables))
+    assert mixing_layers(tiny_model().decoder) == []

@@ -1,0 +1,324 @@
+"""DP2VAE as a Keras user meets it: compile, fit, evaluate, predict, callbacks, saving, export."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CLASSES, DREAMS, LATENT, SHAPE, images_and_labels, some_records, tiny_model
+
+from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.networks import build_decoder, build_encoder
+from tf_dp2vae.optimizers import DPSGD, DPAdam
+from tf_dp2vae.pretraining import Dreams, NoPretraining, Public, Unprotected
+from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.validation import InvalidInputError
+
+IMAGES, LABELS = images_and_labels(48)
+
+
+def fit(model, images=IMAGES, labels=LABELS, **arguments):
+    return model.fit(images, labels, **{"batch_size": 12, "steps_per_epoch": 2, "verbose": 0, **arguments})
+
+
+def equal_weights(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_history_has_an_entry_an_epoch_and_epsilon_grows_to_the_target(trained):
+    model, history = trained
+    assert set(history.history) >= {"loss", "epsilon"} and len(history.history["loss"]) == 2
+    first, last = history.history["epsilon"]
+    assert 0 < first < last <= model.privacy.epsilon
+    # The latent moments come after the last step and take the rest.
+    assert last < model.ledger.epsilon(1e-5) <= 1.0
+    assert all(np.isfinite(history.history["loss"]))
+
+
+def test_trained_model_holds_finite_weights_that_moved(trained):
+    model, _ = trained
+    fresh = build_decoder(SHAPE, LATENT, CLASSES, width=2)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert not any(np.array_equal(a, b) for a, b in zip(model.decoder.get_weights(), fresh.get_weights()))
+    assert not np.allclose(model.latent_prior.means.numpy(), 0)
+    np.testing.assert_allclose(model.latent_prior.frequencies.numpy().sum(), 1, rtol=1e-5)
+
+
+def test_evaluate_is_the_mean_elbo_whatever_the_batches(trained):
+    model, _ = trained
+    results = model.evaluate(IMAGES, LABELS, batch_size=20, verbose=0, return_dict=True)
+    assert set(results) == {"loss", "reconstruction", "kl"}
+    assert results["loss"] == pytest.approx(results["reconstruction"] + results["kl"], rel=0.02)
+    mean, log_variance = (part.numpy() for part in model.encode(tf.constant(IMAGES / 255, tf.float32), LABELS))
+    kl = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(1).mean()
+    assert results["kl"] == pytest.approx(kl, rel=1e-3)
+    floats = model.evaluate(IMAGES / 255, LABELS, verbose=0, return_dict=True)
+    assert floats["kl"] == pytest.approx(kl, rel=1e-3)
+
+
+def test_predict_reconstructs_bytes_and_floats_alike(trained):
+    model, _ = trained
+    from_bytes = model.predict((IMAGES, LABELS), verbose=0)
+    assert from_bytes.shape == IMAGES.shape and from_bytes.min() > 0 and from_bytes.max() < 1
+    np.testing.assert_allclose(from_bytes, model.predict((IMAGES / 255, LABELS), verbose=0), atol=1e-5)
+    with pytest.raises(InvalidInputError, match="label"):
+        model.predict(IMAGES, verbose=0)
+
+
+def test_evaluating_a_labelled_model_without_labels_is_refused(trained):
+    with pytest.raises(InvalidInputError, match="label"):
+        trained[0].evaluate(IMAGES, verbose=0)
+
+
+def test_unlabelled_model_trains_evaluates_and_samples(tmp_path):
+    model = tiny_model(0, prior=GaussianPrior())
+    model.compile("dp-sgd")
+    fit(model, IMAGES[..., 0] / 255, None, validation_data=(IMAGES[:8],))
+    assert np.isfinite(model.evaluate(IMAGES, verbose=0, return_dict=True)["loss"])
+    assert model.predict(IMAGES, verbose=0).shape == IMAGES.shape
+    model.export_sampler(tmp_path / "sampler")
+    sampler = tf.saved_model.load(str(tmp_path / "sampler"))
+    images = sampler.sample(3, 5).numpy()
+    assert images.shape == (3, *SHAPE)
+    np.testing.assert_array_equal(images, sampler.sample(3, 5))
+    assert not np.array_equal(images, sampler.sample(3, 6))
+    _, arguments = sampler.sample.concrete_functions[0].structured_input_signature
+    names = [spec.name for spec in sampler.sample.concrete_functions[0].structured_input_signature[0]]
+    assert names == ["num", "seed"] and not arguments
+
+
+def test_validation_data_and_passive_callbacks_are_welcome(tmp_path):
+    model = tiny_model()
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(logs["epsilon"]))
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = fit(model, epochs=2, callbacks=[log, watch], validation_data=(IMAGES[:8], LABELS[:8]))
+    assert len(history.history["val_loss"]) == 2
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+    assert len(seen) == 4 and seen == sorted(seen) and len(set(seen)) == 4
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        keras.callbacks.EarlyStopping("loss"),
+        keras.callbacks.ReduceLROnPlateau("loss"),
+        keras.callbacks.ModelCheckpoint("never.keras", save_best_only=True),
+        type("Stop", (keras.callbacks.EarlyStopping,), {})("loss"),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_that_decide_by_private_metrics_are_refused(callback):
+    model = tiny_model()
+    with pytest.raises(InvalidInputError, match=f"{type(callback).__name__}.*private metric"):
+        fit(model, callbacks=[keras.callbacks.History(), callback])
+    assert model.ledger.events == ()
+
+
+def test_checkpoints_at_fixed_times_are_welcome(tmp_path):
+    fit(
+        tiny_model(),
+        callbacks=[keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True)],
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["1.weights.h5"]
+
+
+def batches():
+    yield IMAGES[:4], LABELS[:4]
+
+
+REFUSED = {
+    "sample_weight": ({"sample_weight": np.ones(48)}, "bound"),
+    "class_weight": ({"class_weight": {0: 2.0}}, "bound"),
+    "validation_split": ({"validation_split": 0.1}, "validation_data"),
+    "generator": ({"x": batches(), "y": None}, "generator"),
+    "data set": ({"x": tf.data.Dataset.from_tensor_slices(IMAGES).batch(4), "y": None}, "Dataset"),
+    "no data": ({"x": None, "y": None}, "arrays"),
+    "initial_epoch": ({"initial_epoch": 3}, "ledger"),
+    "made up": ({"colour": "red"}, "colour"),
+    "batch beyond the records": ({"batch_size": 49}, "49.*48 records"),
+    "batch of nothing": ({"batch_size": 0}, "batch_size=0"),
+    "no epochs": ({"epochs": 0}, "epochs=0"),
+    "no steps": ({"steps_per_epoch": 0}, "steps_per_epoch=0"),
+    "labels missing": ({"y": None}, "label"),
+    "label outside": ({"y": LABELS + 1}, "0 to 2"),
+    "another shape": ({"x": np.zeros((48, 12, 12))}, "12×12×1"),
+    "another label set": ({"x": some_records(48, classes=5), "y": None}, "5 classes"),
+}
+
+
+@pytest.mark.parametrize("arguments, words", REFUSED.values(), ids=REFUSED)
+def test_what_fit_refuses_costs_nothing(arguments, words):
+    model = tiny_model()
+    given = {"x": IMAGES, "y": LABELS, "batch_size": 12, "verbose": 0, **arguments}
+    with pytest.raises(InvalidInputError, match=words):
+        model.fit(**given)
+    assert model.ledger.events == () and model.num_records is None
+
+
+def test_fit_needs_compile_and_train_on_batch_is_refused():
+    encoder, decoder = build_encoder(SHAPE, LATENT, width=1), build_decoder(SHAPE, LATENT, width=1)
+    model = DP2VAE(encoder, decoder)
+    with pytest.raises(InvalidInputError, match="compile"):
+        fit(model, labels=None)
+    with pytest.raises(InvalidInputError, match="Poisson"):
+        model.train_on_batch(IMAGES[:4])
+    with pytest.raises(ValueError, match="train the model"):
+        model.privacy_statement()
+
+
+def test_networks_that_do_not_fit_together_are_refused():
+    with pytest.raises(InvalidInputError, match=r"\[2, 2, 3\]"):
+        DP2VAE(build_encoder(SHAPE, 2, width=1), build_decoder(SHAPE, 3, width=1))
+    with pytest.raises(InvalidInputError, match="must be equal"):
+        DP2VAE(build_encoder((8, 12, 1), 2, width=1), build_decoder(SHAPE, 2, width=1))
+
+
+@pytest.mark.parametrize("name, kind", [("dp-adam", DPAdam), ("dp-sgd", DPSGD)])
+def test_compile_by_name(name, kind):
+    model = tiny_model()
+    model.compile(optimizer=name)
+    assert type(model.optimizer) is kind
+
+
+class EncoderAt(keras.callbacks.Callback):
+    """Keeps the encoder's weights at the beginning of the private phase, which is the only one with callbacks."""
+
+    def on_train_begin(self, logs=None):
+        self.encoder, self.decoder = self.model.encoder.get_weights(), self.model.decoder.get_weights()
+
+
+@pytest.mark.parametrize("optimizer", ["dp-adam", DPAdam(use_ema=True, ema_momentum=0.9)], ids=["plain", "averaged"])
+def test_private_phase_leaves_the_published_encoder_bit_identical(optimizer):
+    model, watch = tiny_model(pretraining=Unprotected(epochs=1)), EncoderAt()
+    model.compile(optimizer)
+    untrained, initial = model.encoder.get_weights(), model.decoder.get_weights()
+    fit(model, callbacks=[watch], epochs=2)
+    assert equal_weights(watch.encoder, model.encoder.get_weights())
+    assert not equal_weights(untrained, model.encoder.get_weights())
+    assert equal_weights(watch.decoder, initial), "the decoder that saw records has to be thrown away"
+    assert not equal_weights(initial, model.decoder.get_weights())
+    assert model.privacy_statement().to_json()["epsilon"] is None
+
+
+@pytest.mark.parametrize("engine", ["book-keeping", "reference"])
+def test_without_pretraining_both_networks_learn_privately(engine):
+    model = tiny_model(pretraining=NoPretraining(), engine=engine, draws=2, privacy=Privacy(50.0, 1e-5))
+    encoder, decoder = model.encoder.get_weights(), model.decoder.get_weights()
+    fit(model)
+    assert not equal_weights(encoder, model.encoder.get_weights())
+    assert not equal_weights(decoder, model.decoder.get_weights())
+    assert [event.mechanism for event in model.ledger.events] == ["clipped gradient sum"]
+
+
+def test_sleep_trains_the_encoder_between_rounds_only():
+    model, rounds = tiny_model(pretraining=Dreams(steps=2, sleep_steps=2)), []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: rounds.append(model.encoder.get_weights()),
+        on_train_end=lambda *_: rounds.append(model.encoder.get_weights()),
+    )
+    fit(model, epochs=2, callbacks=[watch])
+    assert not equal_weights(rounds[0], rounds[1]) and equal_weights(rounds[1], rounds[2])
+    assert [event.mechanism for event in model.ledger.events][-1] == "clipped gradient sum"
+
+
+def test_second_fit_with_a_larger_budget_pretrains_the_encoder_again():
+    model, begin = tiny_model(pretraining=DREAMS), EncoderAt()
+    fit(model)
+    after_first = model.encoder.get_weights()
+    model.privacy = Privacy(3.0, 1e-5)
+    fit(model, callbacks=[begin])
+    assert not equal_weights(after_first, begin.encoder)
+
+
+def test_public_pretraining_needs_data_alike():
+    with pytest.raises(InvalidInputError, match="no data"):
+        fit(tiny_model(pretraining=Public(steps=1)))
+    model = tiny_model(pretraining=Public(steps=1, sleep_steps=0, data=some_records(300, seed=5)))
+    fit(model)
+    assert [event.mechanism for event in model.ledger.events] == ["clipped gradient sum"]
+    assert model.privacy_statement().to_json()["end_to_end"] is True
+
+
+def test_config_round_trip():
+    model = tiny_model(draws=3, seed=5, privacy=Privacy(2.0, 1e-6, "pld", 0.5), pretraining=Dreams(steps=7), prior=None)
+    again = DP2VAE.from_config(model.get_config())
+    assert again.get_config() == model.get_config()
+    assert again.privacy == model.privacy and again.pretraining == model.pretraining and again.draws == 3
+
+
+def test_keras_file_keeps_weights_ledger_and_guarantee(trained, tmp_path):
+    model, _ = trained
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert equal_weights(model.get_weights(), again.get_weights())
+    assert equal_weights(model.latent_prior.get_weights(), again.latent_prior.get_weights())
+    assert again.ledger.events == model.ledger.events and len(again.ledger.events) == 4
+    assert again.optimizer.noise_multiplier == model.optimizer.noise_multiplier
+    assert equal_weights([v.numpy() for v in model.optimizer.variables], [v.numpy() for v in again.optimizer.variables])
+    np.testing.assert_array_equal(
+        again.predict((IMAGES, LABELS), verbose=0), model.predict((IMAGES, LABELS), verbose=0)
+    )
+    assert again.privacy_statement().to_json() == model.privacy_statement().to_json()
+    with pytest.raises(InvalidInputError, match="budget"):
+        fit(again)
+
+
+LOAD_ALONE = """
+import sys
+import numpy as np
+import tensorflow as tf
+sampler = tf.saved_model.load(sys.argv[1])
+assert "tf_dp2vae" not in sys.modules
+first, again, other = sampler.sample(5, 2, 11), sampler.sample(5, 2, 11), sampler.sample(5, 2, 12)
+assert np.array_equal(first, again) and not np.array_equal(first, other)
+for label in (-1, 3):
+    try:
+        sampler.sample(1, label, 0)
+    except tf.errors.InvalidArgumentError as refusal:
+        assert "label must lie in 0 to 2" in str(refusal)
+    else:
+        raise AssertionError("a label outside the set was accepted")
+assert sampler.sample(0, 1, 0).shape == (0, 8, 8, 1)
+np.save(sys.argv[2], first)
+"""
+
+
+def test_sampler_loads_without_this_package_and_samples_by_seed(trained, tmp_path):
+    model, _ = trained
+    model.export_sampler(tmp_path / "sampler")
+    (tmp_path / "alone.py").write_text(LOAD_ALONE)
+    command = [sys.executable, "alone.py", "sampler", "samples.npy"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    assert ended.returncode == 0, ended.stderr
+    sampler = tf.saved_model.load(str(tmp_path / "sampler"))
+    np.testing.assert_allclose(np.load(tmp_path / "samples.npy"), sampler.sample(5, 2, 11), atol=1e-6)
+
+
+def test_sampler_holds_decoder_and_prior_and_nothing_else(trained, tmp_path):
+    model, _ = trained
+    model.export_sampler(tmp_path / "sampler")
+    reader = tf.train.load_checkpoint(str(tmp_path / "sampler" / "variables" / "variables"))
+    stored = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    expected = [*model.decoder.get_weights(), *model.latent_prior.get_weights()]
+    assert set(map(np.ndarray.tobytes, stored)) == set(map(np.ndarray.tobytes, expected))
+    content = b"".join(path.read_bytes() for path in (tmp_path / "sampler").rglob("*") if path.is_file())
+    for word in (b"encoder/", b"log_variance", b"adam", b"momentum", b"velocity", b"noise_multiplier"):
+        assert word not in content.lower().replace(b"decoder/", b"")
+
+
+def test_samples_follow_the_prior_and_the_decoder(trained, tmp_path):
+    model, _ = trained
+    model.export_sampler(tmp_path / "sampler")
+    sampler = tf.saved_model.load(str(tmp_path / "sampler"))
+    random = np.random.default_rng(0)
+    mean, scale = model.latent_prior.means.numpy()[1], model.latent_prior.scales.numpy()[1]
+    latent = mean + random.standard_normal((20_000, LATENT)) @ scale.T
+    expected = tf.sigmoid(model.decode(tf.constant(latent, tf.float32), tf.ones(20_000, tf.int32))).numpy()
+    found = sampler.sample(20_000, 1, 3).numpy()
+    np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=6 * expected.std(0).max() / np.sqrt(10_000))
+    labels = np.bincount(sampler.sample_labels(20_000, 4).numpy(), minlength=CLASSES) / 20_000
+    np.testing.assert_allclose(labels, model.latent_prior.frequencies.numpy(), atol=0.02)

@@ -1,0 +1,96 @@
+"""Poisson batches: who is in them, how they are laid out, and that nothing is ever cut."""
+
+import numpy as np
+import pytest
+from conftest import SHAPE, some_records
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from tf_dp2vae.randomness import InsecureSeed, SystemEntropy
+from tf_dp2vae.sampling import PoissonSource, unit_interval, unprotected_batches
+
+UNLIKELY = 1e-6
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5, 0.9])
+def test_inclusion_is_binomial_and_independent(rate):
+    num, draws = 400, 500
+    source = PoissonSource(some_records(num), rate, 16, SystemEntropy())
+    member = np.zeros((draws, num), bool)
+    for row in member:
+        row[source.draw()] = True
+    assert stats.binomtest(int(member.sum()), draws * num, rate).pvalue > UNLIKELY
+    spread = draws * rate * (1 - rate)
+    by_record = np.square(member.sum(0) - draws * rate).sum() / spread
+    assert UNLIKELY < stats.chi2.cdf(by_record, num) < 1 - UNLIKELY
+    # A batch of fixed size would have no variance here; a shuffled epoch would have too little.
+    by_batch = np.square(member.sum(1) - num * rate).sum() / (num * rate * (1 - rate))
+    assert UNLIKELY < stats.chi2.cdf(by_batch, draws) < 1 - UNLIKELY
+    consecutive = np.corrcoef(member[:-1].ravel(), member[1:].ravel())[0, 1]
+    assert abs(consecutive) < 5 / np.sqrt(member[1:].size)
+
+
+def test_rate_one_takes_every_record_each_time():
+    source = PoissonSource(some_records(30), 1.0, 16, SystemEntropy())
+    np.testing.assert_array_equal(source.draw(), np.arange(30))
+
+
+@settings(max_examples=25, deadline=None)
+@given(num=st.integers(1, 60), rate=st.floats(0.01, 1), size=st.integers(1, 40), seed=st.integers(0, 999))
+def test_layout_holds_each_drawn_record_once_and_zeros_elsewhere(num, rate, size, seed):
+    records = some_records(num, seed=seed)
+    chosen = PoissonSource(records, rate, size, InsecureSeed(seed)).draw()
+    batch = PoissonSource(records, rate, size, InsecureSeed(seed)).batch()
+    chunks = batch.mask.shape[0]
+    assert batch.images.shape == (chunks, size, *SHAPE) and batch.labels.shape == batch.mask.shape == (chunks, size)
+    mask, images, labels = batch.mask.ravel(), batch.images.reshape(-1, *SHAPE), batch.labels.ravel()
+    np.testing.assert_array_equal(mask, np.arange(mask.size) < len(chosen))
+    with records.opened() as (all_images, all_labels):
+        np.testing.assert_array_equal(images[: len(chosen)], all_images[chosen])
+        np.testing.assert_array_equal(labels[: len(chosen)], all_labels[chosen])
+    assert not images[len(chosen) :].any() and not labels[len(chosen) :].any()
+    assert batch.num_chunks == -(-len(chosen) // size)
+
+
+class EveryoneAtOnce:
+    """Entropy that puts all records into the batch, however small q is."""
+
+    def generator(self):
+        return self
+
+    def random(self, num):
+        return np.zeros(num)
+
+    def key(self):
+        return np.array([1, 2])
+
+
+def test_draw_beyond_the_layout_grows_it():
+    source = PoissonSource(some_records(200), 0.001, 8, EveryoneAtOnce())
+    batch = source.batch()
+    assert batch.mask.sum() == 200 and batch.num_chunks == 25 and batch.mask.shape == (25, 8)
+
+
+def test_usual_draws_share_one_shape():
+    source = PoissonSource(some_records(300), 0.1, 8, SystemEntropy())
+    assert len({source.batch().mask.shape for _ in range(50)}) == 1
+
+
+def test_dataset_yields_fresh_batches_and_keys():
+    source = PoissonSource(some_records(50), 0.5, 16, SystemEntropy())
+    first, second = list(source.dataset().take(2))
+    assert not np.array_equal(first.key, second.key)
+    assert not np.array_equal(first.images, second.images)
+
+
+def test_pixels_become_floats_in_the_unit_interval():
+    np.testing.assert_allclose(unit_interval(np.array([0, 51, 255], np.uint8)), [0, 0.2, 1])
+    np.testing.assert_allclose(unit_interval(np.array([0.25, 1.0])), [0.25, 1])
+
+
+def test_unprotected_batches_pass_over_each_record_once_an_epoch():
+    records = some_records(32)
+    with records.opened() as (images, _):
+        seen = np.concatenate([batch.numpy() for batch, _ in unprotected_batches(records, 8, seed=0)])
+        assert sorted(map(bytes, seen)) == sorted(map(bytes, images))

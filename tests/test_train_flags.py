@@ -1,0 +1,206 @@
+"""Every bad flag and bad file of train.py: one clear line, exit code 2, nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import images_and_labels
+
+import train
+from tf_dp2vae.accounting import Event, Ledger
+
+IMAGES, LABELS = images_and_labels(40)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with data.npz: 40 images of 8×8 in 3 classes."""
+    np.savez(tmp_path / "data.npz", x_train=IMAGES, y_train=LABELS)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(folder, monkeypatch, capsys):
+    """Runs train.py with the flags in place of {}: and hands out its one line after all checks."""
+
+    def run(*flags, data="data.npz"):
+        chosen = ["--data", str(folder / data), "--num-classes", "3", "--runs", str(folder / "runs")]
+        before = sorted(folder.rglob("*"))
+        contents = {path: path.read_bytes() for path in before if path.is_file()}
+        monkeypatch.setattr(sys, "argv", ["train.py", *chosen, "--batch-size", "8", *map(str, flags)])
+        with pytest.raises(SystemExit) as ended:
+            train.main()
+        error = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert error.count("\n") == 1 and error.startswith("train.py: ") and "Traceback" not in error
+        assert sorted(folder.rglob("*")) == before, "a refused run leaves something behind"
+        assert all(path.read_bytes() == content for path, content in contents.items())
+        return error
+
+    return run
+
+
+BAD_FLAGS = [
+    *(("--epsilon", value) for value in ("0", "-1", "nan", "inf", "1001", "much", "")),
+    *(("--delta", value) for value in ("0", "1", "-0.5", "nan", "tiny")),
+    *(("--l2-norm-clip", value) for value in ("0", "-1", "nan", "inf", "x")),
+    ("--accountant", "moments"),
+    *(("--num-classes", value) for value in ("0", "-3", "2.5", "ten")),
+    ("--pretrain", "wishes"),
+    ("--prior", "uniform"),
+    ("--engine", "warp"),
+    *(
+        (flag, value)
+        for flag in ("--learning-rate", "--pretrain-learning-rate")
+        for value in ("0", "-1", "nan", "inf", "x")
+    ),
+    *(("--ema", value) for value in ("1", "-0.1", "nan", "x")),
+    *(
+        (flag, value)
+        for flag in (
+            "--batch-size",
+            "--steps",
+            "--rounds",
+            "--draws",
+            "--latent-dim",
+            "--width",
+            "--pretrain-steps",
+            "--pretrain-epochs",
+            "--physical-batch-size",
+        )
+        for value in ("0", "-1", "1.5", "many")
+    ),
+    *((flag, value) for flag in ("--sleep-steps", "--seed") for value in ("-1", "0.5", "x")),
+    ("--no-such-flag", "3"),
+]
+
+
+@pytest.mark.parametrize("flag, value", BAD_FLAGS)
+def test_bad_value_of_a_flag(refused, flag, value):
+    error = refused(flag, value)
+    assert flag.strip("-").replace("-", "_") in error.replace("-", "_")
+    assert value in error
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--steps", "10", "--rounds", "3"), "steps=10"),
+        (("--batch-size", "41"), "batch_size=41"),
+        (("--batch-size", "41"), "40 records"),
+        (("--pretrain", "public"), "--public-data"),
+        (("--public-dataset", "mnist"), "--pretrain public"),
+        (("--pretrain", "public", "--public-data", "nowhere.npz"), "nowhere.npz"),
+        (("--name", "a/b"), "'a/b'"),
+        (("--name", ".."), "'..'"),
+        (("--name", "n" * 300), "n" * 20),
+        (("--seed", str(10**30)), "seed"),
+        (("--steps",), "--steps"),
+        (("stray",), "stray"),
+    ],
+)
+def test_flags_that_do_not_fit_together(refused, flags, words):
+    assert words in refused(*flags)
+
+
+def arrays(**changes):
+    return {
+        name: array for name, array in {"x_train": IMAGES, "y_train": LABELS, **changes}.items() if array is not None
+    }
+
+
+BAD_FILES = {
+    "wrong keys": (arrays(x_train=None, x=IMAGES), "x_train"),
+    "wrong dtype": (arrays(x_train=IMAGES.astype(np.int64)), "int64"),
+    "NaN": (arrays(x_train=np.full(IMAGES.shape, np.nan)), "NaN"),
+    "no images": (arrays(x_train=IMAGES[:0], y_train=LABELS[:0]), "empty"),
+    "no pixels": (arrays(x_train=np.zeros((40, 0, 0))), "0×0"),
+    "labels that do not match": (arrays(y_train=LABELS[:-1]), "40 images"),
+    "labels as floats": (arrays(y_train=LABELS.astype(float)), "float64"),
+    "labels outside the set": (arrays(y_train=LABELS + 1), "0 to 2"),
+    "fewer than a batch": (arrays(x_train=IMAGES[:7], y_train=LABELS[:7]), "7 records"),
+    "odd sizes": (arrays(x_train=IMAGES[:, :7, :7]), "7×7×1"),
+    "two channels": (arrays(x_train=np.repeat(IMAGES, 2, 3)), "8×8×2"),
+    "vectors": (arrays(x_train=IMAGES.reshape(40, -1)), "(40, 64)"),
+}
+
+
+@pytest.mark.parametrize("content, words", BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_contents_of_the_data_file(refused, folder, content, words):
+    np.savez(folder / "bad.npz", **content)
+    assert words in refused(data="bad.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"], ids=["empty", "text", "half a zip"])
+def test_file_that_is_no_archive(refused, folder, content):
+    (folder / "bad.npz").write_bytes(content)
+    assert "bad.npz" in refused(data="bad.npz")
+
+
+def test_missing_file(refused):
+    assert "nowhere.npz" in refused(data="nowhere.npz")
+
+
+@pytest.mark.parametrize("flag", ["--data", "--public-data"])
+def test_folder_in_place_of_a_file(refused, folder, flag):
+    assert folder.name in refused(*(["--pretrain", "public"] if flag == "--public-data" else []), flag, folder)
+
+
+def test_public_data_of_another_kind(refused, folder):
+    np.savez(folder / "public.npz", x_train=np.repeat(IMAGES, 3, 3), y_train=LABELS)
+    assert "3 channels" in refused("--pretrain", "public", "--public-data", folder / "public.npz")
+    np.savez(folder / "public.npz", x_train=IMAGES)
+    assert "0 classes" in refused("--pretrain", "public", "--public-data", folder / "public.npz")
+
+
+def test_runs_folder_that_cannot_be_one(refused, folder):
+    (folder / "file").write_text("")
+    assert "file" in refused("--runs", folder / "file")
+    assert "file" in refused("--runs", folder / "file" / "deeper")
+    (folder / "taken" / "old").mkdir(parents=True)
+    assert "old" in refused("--runs", folder / "taken", "--name", "old")
+
+
+def test_ledgers_that_cannot_be_used(refused, folder):
+    assert "missing" in refused("--ledger", folder / "missing" / "ledger")
+    assert folder.name in refused("--ledger", folder)
+    (folder / "text").write_text("no ledger\n")
+    assert "text" in refused("--ledger", folder / "text")
+    ledger = Ledger(folder / "ledger", 40)
+    assert "in use" in refused("--ledger", folder / "ledger")
+    ledger.close()
+    other = Ledger(folder / "other", 99)
+    other.charge(Event("class statistics", 100.0))
+    other.close()
+    assert "99 records, not 40" in refused("--ledger", folder / "other")
+
+
+def test_new_shared_ledger_is_not_left_by_a_refused_run(refused, folder):
+    assert "batch_size=41" in refused("--ledger", folder / "ledger", "--batch-size", "41")
+
+
+def test_several_bad_flags_name_at_least_the_first(refused):
+    assert "epsilon" in refused("--epsilon", "0", "--delta", "7", "--steps", "0")
+
+
+@pytest.mark.parametrize(
+    "flags, words", [(["--epsilon", "-1"], "epsilon=-1.0"), (["--data", "nowhere.npz"], "nowhere.npz")]
+)
+def test_as_a_program(tmp_path, flags, words):
+    script = Path(train.__file__)
+    ended = subprocess.run([sys.executable, script, *flags], cwd=tmp_path, capture_output=True, text=True)
+    lines = [line for line in ended.stderr.splitlines() if line]
+    assert ended.returncode == 2 and len(lines) == 1 and words in lines[0]
+    assert ended.stdout == "" and not list(tmp_path.iterdir())
+
+
+def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    for flag, _ in BAD_FLAGS[:-1]:
+        assert flag in text

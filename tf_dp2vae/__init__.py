@@ -1,0 +1,54 @@
+"""Differentially private pre-trained variational autoencoders for Keras.
+
+Reference: Jiang, Zhang, Karami, Chen, Shao, Yu 2022, "DP²-VAE: Differentially Private Pre-trained Variational
+Autoencoders" (arXiv 2208.03409).
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tf_dp2vae.accounting import Ledger as Ledger
+    from tf_dp2vae.accounting import Privacy as Privacy
+    from tf_dp2vae.model import DP2VAE as DP2VAE
+    from tf_dp2vae.networks import build_decoder as build_decoder
+    from tf_dp2vae.networks import build_encoder as build_encoder
+    from tf_dp2vae.optimizers import DPSGD as DPSGD
+    from tf_dp2vae.optimizers import DPAdam as DPAdam
+    from tf_dp2vae.pretraining import Dreams as Dreams
+    from tf_dp2vae.pretraining import NoPretraining as NoPretraining
+    from tf_dp2vae.pretraining import Public as Public
+    from tf_dp2vae.pretraining import Unprotected as Unprotected
+    from tf_dp2vae.priors import GaussianPrior as GaussianPrior
+    from tf_dp2vae.priors import NormalPrior as NormalPrior
+    from tf_dp2vae.records import Records as Records
+
+if not (3, 10) <= sys.version_info[:2] < (3, 12):
+    raise ImportError("tf_dp2vae needs Python 3.10 or 3.11, because tensorflow-privacy 0.9.0 supports no newer one.")
+
+_HOME = {
+    "DP2VAE": "model",
+    "DPAdam": "optimizers",
+    "DPSGD": "optimizers",
+    "Dreams": "pretraining",
+    "GaussianPrior": "priors",
+    "Ledger": "accounting",
+    "NoPretraining": "pretraining",
+    "NormalPrior": "priors",
+    "Privacy": "accounting",
+    "Public": "pretraining",
+    "Records": "records",
+    "Unprotected": "pretraining",
+    "build_decoder": "networks",
+    "build_encoder": "networks",
+}
+
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: `import tf_dp2vae` alone does not start TensorFlow."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,356 @@
+"""What a run spends: the ledger of privacy events, and the noise that a budget pays for.
+
+Neighbouring data sets differ by one record that is replaced by a null record contributing zero to every sum; the number
+of records N is equal on both sides. The add-or-remove analysis of `dp_accounting` at constant sampling rate bounds this.
+An event says what was run; the accountants (RDP: Mironov et al. 2019; PLD: Koskela et al. 2020, both dp_accounting's)
+judge it. ε never comes from an optimizer's counter: only from a ledger.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import dp_accounting
+import keras
+from dp_accounting import pld, rdp
+
+from tf_dp2vae.configuration import Configuration
+from tf_dp2vae.validation import InvalidInputError, check, check_choice
+
+AccountantName = Literal["rdp", "pld"]
+ACCOUNTANTS = ("rdp", "pld")
+ADJACENCY = "add-or-remove of one record (a record replaced by a null record, N equal)"
+GAUSSIAN = "gaussian"
+SUBSAMPLED = "poisson_sampled_gaussian"
+
+
+class BudgetExceededError(InvalidInputError):
+    """The ledger has no room for what is asked."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """`count` calls of one mechanism.
+
+    Attributes:
+      mechanism: which one, for example `clipped gradient sum`.
+      noise_multiplier: σ, the noise's standard deviation divided by the L2 sensitivity (no unit).
+      sampling_rate: q, the probability with which each record is in a call's batch; 1 means that all records are.
+      count: how many calls.
+    """
+
+    mechanism: str
+    noise_multiplier: float
+    sampling_rate: float = 1.0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
+            raise ValueError(f"noise_multiplier={self.noise_multiplier!r} must be a finite number above 0.")
+        if not 0 < self.sampling_rate <= 1:
+            raise ValueError(f"sampling_rate={self.sampling_rate!r} must lie in (0, 1].")
+        if not (isinstance(self.count, int) and self.count >= 1):
+            raise ValueError(f"count={self.count!r} must be a whole number of at least 1.")
+
+    @property
+    def type(self) -> str:
+        """`gaussian`, or `poisson_sampled_gaussian` where q < 1."""
+        return GAUSSIAN if self.sampling_rate == 1.0 else SUBSAMPLED
+
+    def dp_event(self) -> dp_accounting.DpEvent:
+        """The same, as `dp_accounting` writes it."""
+        event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(self.noise_multiplier)
+        if self.sampling_rate < 1.0:
+            event = dp_accounting.PoissonSampledDpEvent(self.sampling_rate, event)
+        return dp_accounting.SelfComposedDpEvent(event, self.count)
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as it stands in `privacy.json`."""
+        return {**asdict(self), "type": self.type}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Event:
+        """The inverse of `to_json`."""
+        return cls(entry["mechanism"], entry["noise_multiplier"], entry["sampling_rate"], entry["count"])
+
+
+def merged(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Equal events counted together, in order of first appearance."""
+    counts: dict[Event, int] = {}
+    for event in events:
+        key = replace(event, count=1)
+        counts[key] = counts.get(key, 0) + event.count
+    return tuple(replace(event, count=count) for event, count in counts.items())
+
+
+def _accountant(name: AccountantName) -> dp_accounting.PrivacyAccountant:
+    check_choice(ACCOUNTANTS, accountant=name)
+    relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+    if name == "rdp":
+        # At ε ≤ 0.2 the best order lies above 64, at ε ≥ 10 between 1.1 and 3.
+        orders = [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [64, 80, 96, 128, 192, 256, 384, 512, 1024]
+        return rdp.RdpAccountant(orders, relation)
+    return pld.PLDAccountant(relation, value_discretization_interval=1e-4)
+
+
+def epsilon(events: Sequence[Event], delta: float, accountant: AccountantName = "rdp") -> float:
+    """ε of the composition of `events` at δ, by the named accountant; 0 for no events.
+
+    Args:
+      events: what was run.
+      delta: δ, a probability.
+      accountant: `rdp` (Rényi, looser, fast) or `pld` (privacy loss distribution, tighter).
+    """
+    if not events:
+        return 0.0
+    composed = dp_accounting.ComposedDpEvent([event.dp_event() for event in merged(events)])
+    return float(_accountant(accountant).compose(composed).get_epsilon(delta))
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+@dataclass(frozen=True)
+class Privacy(Configuration):
+    """The guarantee that a training is to have. One line a flag.
+
+    Attributes:
+      epsilon: target ε of the whole training, all mechanisms composed (no unit; 1 is common, above 10 says little).
+      delta: δ, the probability left out of ε; well below 1/N for N records.
+      accountant: which accountant calibrates the noise: rdp (safe, fast) or pld (tighter, so less noise).
+      l2_norm_clip: C, bound on the L2 norm of one record's gradient (no unit; the noise grows with it).
+    """
+
+    epsilon: float = 1.0
+    delta: float = 1e-5
+    accountant: AccountantName = "rdp"
+    l2_norm_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(
+            isinstance(self.epsilon, (int, float)) and math.isfinite(self.epsilon) and 0 < self.epsilon <= 1000,
+            f"epsilon={self.epsilon!r} must lie in (0, 1000]: smaller is more private, 1 is a common choice.",
+        )
+        check(
+            isinstance(self.delta, (int, float)) and 0 < self.delta < 1,
+            f"delta={self.delta!r} must lie strictly between 0 and 1: 1e-5 is common, 1/N is too much.",
+        )
+        check_choice(ACCOUNTANTS, accountant=self.accountant)
+        check(
+            isinstance(self.l2_norm_clip, (int, float)) and math.isfinite(self.l2_norm_clip) and self.l2_norm_clip > 0,
+            f"l2_norm_clip={self.l2_norm_clip!r} must be a finite number above 0: without a clip there is no bound.",
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every constant of a run that its guarantee hangs on, fixed before the first record is read.
+
+    Attributes:
+      releases: the one-time releases (class statistics, latent moments), as events with count 1.
+      noise_multiplier: σ of each private step.
+      sampling_rate: q of each private step.
+      steps: number of private steps.
+    """
+
+    releases: tuple[Event, ...]
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    @property
+    def step(self) -> Event:
+        """One private step."""
+        return Event(GRADIENT_SUM, self.noise_multiplier, self.sampling_rate)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All that the run will charge."""
+        steps = (replace(self.step, count=self.steps),) if self.steps else ()
+        return self.releases + steps
+
+    def release(self, mechanism: str) -> Event:
+        """The planned one-time release of that mechanism."""
+        return next(event for event in self.releases if event.mechanism == mechanism)
+
+
+GRADIENT_SUM = "clipped gradient sum"
+CLASS_STATISTICS = "class statistics"
+DREAM_MOMENTS = "dream moments"
+LATENT_MOMENTS = "latent moments"
+
+
+_WORTH_SPENDING = 0.99
+"""A ledger that holds more than this part of the budget is full: what is left would drown in its noise."""
+
+
+def plan(
+    privacy: Privacy,
+    sampling_rate: float,
+    steps: int,
+    shares: dict[str, float] | None = None,
+    spent: Sequence[Event] = (),
+) -> Plan:
+    """Calibrates all noise of a run so that, with what the ledger holds already, it costs ε exactly (and never more).
+
+    Args:
+      privacy: the target.
+      sampling_rate: q of each private step, in (0, 1].
+      steps: how many private steps.
+      shares: for each one-time release its share of the budget: its fraction of Σ 1/(2σ²) of the one Gaussian release
+        that ε would pay for. The steps get what is left.
+      spent: events that the ledger holds already.
+
+    Raises:
+      BudgetExceededError: the ledger has spent ε already; the message quotes both numbers.
+    """
+    shares = shares or {}
+    before = epsilon(spent, privacy.delta, privacy.accountant)
+    if before >= privacy.epsilon * _WORTH_SPENDING:
+        raise BudgetExceededError(
+            f"epsilon={privacy.epsilon:g} is the budget and the ledger has spent {before:.4g} of it: too little is left "
+            "to train with. Raise --epsilon, or use data that this ledger does not cover."
+        )
+    check(sum(shares.values()) < 1, f"budget shares {shares} must sum to less than 1: the private steps need a part.")
+    whole = _calibrate(privacy, spent, lambda sigma: [Event("whole budget", sigma)])
+    releases = tuple(Event(name, whole / math.sqrt(share)) for name, share in shares.items() if share > 0)
+    sigma = (
+        _calibrate(privacy, (*spent, *releases), lambda s: [Event(GRADIENT_SUM, s, sampling_rate, steps)])
+        if steps
+        else math.inf
+    )
+    return Plan(releases, sigma, sampling_rate, steps)
+
+
+def _calibrate(privacy: Privacy, spent: Sequence[Event], make_events: Callable[[float], list[Event]]) -> float:
+    """The smallest σ (to 1e-4) at which `spent` and `make_events(σ)` together stay within the budget."""
+    bracket: Any = dp_accounting.LowerEndpointAndGuess(0.05, 1.0)
+    if privacy.accountant == "pld":
+        # PLD composes slowly where σ is small, and never needs more noise than RDP: search below RDP's answer.
+        enough = _calibrate(replace(privacy, accountant="rdp"), spent, make_events)
+        bracket = dp_accounting.ExplicitBracketInterval(0.3 * enough, enough)
+
+    def compose(sigma: float) -> dp_accounting.DpEvent:
+        return dp_accounting.ComposedDpEvent([event.dp_event() for event in merged([*spent, *make_events(sigma)])])
+
+    try:
+        sigma = dp_accounting.calibrate_dp_mechanism(
+            lambda: _accountant(privacy.accountant),
+            compose,
+            privacy.epsilon,
+            privacy.delta,
+            bracket_interval=bracket,
+            tol=1e-4,
+        )
+    except (ValueError, RuntimeError, OverflowError, ArithmeticError) as error:
+        raise InvalidInputError(
+            f"epsilon={privacy.epsilon:g} with delta={privacy.delta:g}: no noise level reaches it ({error}). "
+            "Choose a larger epsilon or fewer steps."
+        ) from error
+    return float(sigma)
+
+
+class Ledger:
+    """The append-only record of what was spent on one data set.
+
+    With a path, every charge is on disk (flushed to the device) before `charge` returns: a crash may waste budget, never
+    hide it. One process at a time holds a ledger. Several runs on one data set share a ledger by its path.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, num_records: int | None = None, shared: bool = False
+    ):
+        """Opens the ledger, reading what it holds.
+
+        Args:
+          path: a JSON-lines file, created when missing; None keeps the ledger in memory.
+          num_records: N of the data set; a ledger of another N is refused.
+          shared: whether it is kept for all runs on the data set; the statement says so.
+
+        Raises:
+          InvalidInputError: the file is no ledger, is held by another process, or belongs to another number of records.
+        """
+        self.shared = shared
+        self.num_records = num_records
+        self._events: list[Event] = []
+        self._file = None
+        self._begun = False
+        if path is None:
+            return
+        self.path = Path(path)
+        check(not self.path.is_dir(), f"ledger {self.path} is a folder: give the path of a file.")
+        check(self.path.parent.is_dir(), f"ledger {self.path}: its folder does not exist; create it first.")
+        try:
+            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - held for the ledger's life
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInputError(f"ledger {self.path} is in use by another run: wait for it to end.") from error
+        except OSError as error:
+            raise InvalidInputError(f"ledger {self.path} cannot be opened: {error.strerror}.") from error
+        self._read()
+
+    def _read(self) -> None:
+        assert self._file is not None
+        self._file.seek(0)
+        text = self._file.read()
+        self._begun = bool(text)
+        if not text:
+            return
+        try:
+            header, *entries = [json.loads(line) for line in text.splitlines()]
+            known = header["num_records"]
+            if header["adjacency"] != ADJACENCY:
+                raise ValueError(f"another adjacency, {header['adjacency']!r}")
+            self._events = [Event.from_json(entry) for entry in entries]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInputError(f"ledger {self.path} is not a ledger (or is damaged): {error}.") from error
+        if not text.endswith("\n"):
+            self._file.write("\n")  # a crash cut the last line's end off; the next entry needs a line of its own
+        self.bind(known)
+
+    def bind(self, num_records: int | None) -> None:
+        """Says how many records the data set has, N.
+
+        Raises:
+          InvalidInputError: the ledger belongs to another N.
+        """
+        check(
+            None in (num_records, self.num_records) or num_records == self.num_records,
+            f"the ledger belongs to a data set of {self.num_records} records, not {num_records}: one ledger a data set.",
+        )
+        self.num_records = num_records if num_records is not None else self.num_records
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._file is None:
+            return
+        if not self._begun:
+            self._begun = True
+            self._write({"ledger": 1, "adjacency": ADJACENCY, "num_records": self.num_records})
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def charge(self, event: Event) -> None:
+        """Appends the event; on disk when this returns. Call it *before* the mechanism's answer is used."""
+        self._write(event.to_json())
+        self._events.append(event)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All that was charged, equal events counted together."""
+        return merged(self._events)
+
+    def epsilon(self, delta: float, accountant: AccountantName = "rdp") -> float:
+        """ε of everything charged so far."""
+        return epsilon(self.events, delta, accountant)
+
+    def close(self) -> None:
+        """Lets another process hold the ledger."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,186 @@
+"""The flags of `train.py` and `evaluate.py`: frozen dataclasses, one line of help a flag, checked in one place."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from simple_parsing import ArgumentParser, DashVariant
+from simple_parsing.helpers.fields import field as flag
+
+from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.validation import InvalidInputError, check, check_between, check_choice, check_positive, check_whole
+
+T = TypeVar("T")
+USAGE_ERROR = 2
+_SEEDS = 1_000_000
+
+
+class _OneLineParser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {' '.join(message.split())} (--help lists all flags)", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+
+
+def parse(flags: type[T], description: str | None, arguments: list[str] | None = None) -> T:
+    """Flags from the command line (or from `arguments`)."""
+    parser = _OneLineParser(
+        description=description, add_option_string_dash_variants=DashVariant.DASH, allow_abbrev=False
+    )
+    parser.add_arguments(flags, dest="flags")
+    try:
+        return parser.parse_args(arguments).flags
+    except InvalidInputError:
+        raise
+    except ValueError as error:
+        raise InvalidInputError(str(error)) from error
+
+
+def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
+    """Turns refusals into one line on standard error and exit code 2; other exceptions keep their traceback."""
+
+    @functools.wraps(main)
+    def wrapped() -> Any:
+        try:
+            return main()
+        except InvalidInputError as error:
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+            sys.exit(USAGE_ERROR)
+
+    return wrapped
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Training.
+
+    Attributes:
+      dataset: mnist (no network needed) or the name of an image data set of tensorflow-datasets.
+      data: an .npz with x_train and optionally y_train, x_test, y_test (uint8 or float), instead of --dataset.
+      num_classes: size of the declared label set of --data; labels are 0 to this less one.
+      pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee).
+      prior: latent prior of samples - gaussian (one noisy release) or normal (N(0, I), no release).
+      batch_size: expected records in a Poisson batch.
+      steps: private steps in all; a multiple of --rounds.
+      rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
+      learning_rate: of the private phase's Adam.
+      ema: momentum of the weight average that is released, from 0 (none) to below 1.
+      draws: latent draws of each record, averaged before clipping.
+      latent_dim: dimensions of z.
+      width: channels of the networks' outer layers.
+      pretrain_steps: ordinary steps on dreams or public data, 256 images each.
+      pretrain_epochs: passes over the records with --pretrain unprotected.
+      pretrain_learning_rate: of Adam in pre-training and sleep.
+      sleep_steps: steps of each sleep, 256 images each; 0 for none.
+      public_dataset: a public data set (as for --dataset) for --pretrain public.
+      public_data: a public .npz (as for --data) for --pretrain public; images are resized to the records'.
+      engine: how clipped gradients are computed - book-keeping (fast) or reference (tensorflow-privacy's own).
+      physical_batch_size: records processed at once; memory against speed, no effect on privacy.
+      seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
+      ledger: a file shared by all runs on one data set, so that --epsilon bounds them all together.
+      runs: the folder of all runs.
+      name: of this run's folder; by default made of data set, pre-training, epsilon and seed.
+    """
+
+    privacy: Privacy = field(default_factory=Privacy)
+    dataset: str = "mnist"
+    data: Path | None = None
+    num_classes: int = 10
+    pretrain: Literal["dreams", "public", "none", "unprotected"] = "dreams"
+    prior: Literal["gaussian", "normal"] = "gaussian"
+    batch_size: int = 1024
+    steps: int = 150
+    rounds: int = 3
+    learning_rate: float = 1e-3
+    ema: float = 0.98
+    draws: int = 1
+    latent_dim: int = 24
+    width: int = 32
+    pretrain_steps: int = 2000
+    pretrain_epochs: int = 10
+    pretrain_learning_rate: float = 2e-3
+    sleep_steps: int = 200
+    public_dataset: str | None = None
+    public_data: Path | None = None
+    engine: Literal["book-keeping", "reference"] = "book-keeping"
+    physical_batch_size: int = 256
+    seed: int = 0
+    ledger: Path | None = None
+    runs: Path = Path("runs")
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(("dreams", "public", "none", "unprotected"), pretrain=self.pretrain)
+        check_choice(("gaussian", "normal"), prior=self.prior)
+        check_choice(("book-keeping", "reference"), engine=self.engine)
+        check_whole(
+            num_classes=self.num_classes,
+            batch_size=self.batch_size,
+            steps=self.steps,
+            rounds=self.rounds,
+            draws=self.draws,
+            latent_dim=self.latent_dim,
+            width=self.width,
+            pretrain_steps=self.pretrain_steps,
+            pretrain_epochs=self.pretrain_epochs,
+            physical_batch_size=self.physical_batch_size,
+        )
+        check_whole(minimum=0, sleep_steps=self.sleep_steps, seed=self.seed)
+        check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}: seeds of layers are made from it.")
+        check_positive(learning_rate=self.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
+        check(
+            0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."
+        )
+        check(
+            self.steps % self.rounds == 0,
+            f"steps={self.steps} is no multiple of rounds={self.rounds}: "
+            f"try {max(self.steps // self.rounds, 1) * self.rounds}.",
+        )
+        named = self.public_dataset is not None or self.public_data is not None
+        check(
+            named == (self.pretrain == "public"),
+            "--pretrain public and one of --public-dataset and --public-data go together: "
+            + ("drop the public data, or say --pretrain public." if named else "name the public data."),
+        )
+
+    def run_name(self, dataset: str) -> str:
+        """The run's folder name: the given one, else one that no folder has yet."""
+        if self.name is not None:
+            return self.name
+        stem = f"{dataset.replace('/', '-')}-{self.pretrain}-eps{self.privacy.epsilon:g}-seed{self.seed}"
+        names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
+        return next(name for name in names if not (self.runs / name).exists())
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """Evaluation.
+
+    Attributes:
+      run: folder of the run, runs/<name>.
+      samples: how many images are sampled for training the classifiers (DPDM's protocol: 60000).
+      dataset: real test data, as for train.py; by default what the run was trained on.
+      data: an .npz with x_train and x_test, y_test, instead of --dataset.
+      num_classes: size of the declared label set of --data.
+      epochs: the most epochs that a classifier is trained.
+      seed: of samples and classifiers.
+    """
+
+    run: Path = flag(positional=True)
+    samples: int = 60_000
+    dataset: str | None = None
+    data: Path | None = None
+    num_classes: int = 10
+    epochs: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(samples=self.samples, num_classes=self.num_classes, epochs=self.epochs)
+        check_whole(minimum=0, seed=self.seed)
+        check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}.")
+        check_between(99, 10**7, samples=self.samples)

@@ -1,0 +1,74 @@
+"""Reading a release as its users would: the SavedModel and the statement, nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dp2vae.validation import InvalidInputError, check
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a run published.
+
+    Attributes:
+      statement: the content of `privacy.json`.
+      sampler: the SavedModel.
+      conditional: whether samples are drawn for a label.
+    """
+
+    statement: dict[str, Any]
+    sampler: Any
+    conditional: bool
+
+    def samples(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """`num` images in [0, 1] and their labels, at the released class frequencies, in random order."""
+        labels = np.asarray(self.sampler.sample_labels(num, seed))
+        images = np.concatenate(
+            [self._of_label(int(label), int((labels == label).sum()), seed) for label in np.unique(labels)]
+        )
+        order = np.random.default_rng(seed).permutation(num)
+        return images[order], np.sort(labels)[order]
+
+    def _of_label(self, label: int, num: int, seed: int) -> np.ndarray:
+        parts = []
+        for start in range(0, num, _CHUNK):
+            # Seeds of chunks must not meet those of another call: 1,009 and 7,919 are primes beyond any count here.
+            chunk_seed = (seed * 7_919 + label * 1_009 + start // _CHUNK) % 2**31
+            arguments = (_CHUNK, label, chunk_seed) if self.conditional else (_CHUNK, chunk_seed)
+            parts.append(np.asarray(self.sampler.sample(*arguments)))
+        return np.concatenate(parts)[:num]
+
+
+def read_release(run: Path) -> Release:
+    """The release of a run's folder.
+
+    Raises:
+      InvalidInputError: the folder is no run, or its release is incomplete or damaged.
+    """
+    folder = run / "release"
+    check(folder.is_dir(), f"{run} is no run: it has no folder release/ (train.py makes runs/<name>/release).")
+    statement = folder / "privacy.json"
+    check(statement.is_file(), f"{folder} has no privacy.json: a release without its statement is not evaluated.")
+    try:
+        content = json.loads(statement.read_text(encoding="utf-8"))
+        epsilon, end_to_end = content["epsilon"], content["end_to_end"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"{statement} is damaged ({error}): train again.") from error
+    check((epsilon is None) or end_to_end, f"{statement} is damaged: it states an epsilon without a guarantee.")
+    try:
+        sampler = tf.saved_model.load(str(folder / "sampler"))
+        conditional = len(sampler.sample.input_signature) == 3
+    except (OSError, ValueError, AttributeError, TypeError, tf.errors.OpError) as error:
+        raise InvalidInputError(
+            f"{folder / 'sampler'} is no sampler of ours, or was tampered with: train again."
+        ) from error
+    return Release(content, sampler, conditional)

@@ -1,0 +1,303 @@
+"""Clipped per-example gradient sums: what the DP optimizer adds noise to.
+
+Two engines compute the same thing, Σ_i min(1, C/‖g_i‖) g_i over a fixed-shape batch of examples:
+
+  `book-keeping` (default)  one forward and one backward pass, per-example norms from the layers' factors
+                            (`layer_rules`). Where a trained layer has no rule, `tf.vectorized_map` over single examples
+                            takes over for the whole sum, with a message.
+  `reference`               tensorflow-privacy's own vectorized optimizer, a Jacobian of the loss vector. Slow; it is the
+                            independent truth that tests compare with.
+
+Edge cases, the same in both engines:
+
+  | example                        | contribution        |
+  |--------------------------------|---------------------|
+  | masked out (padding)           | exactly zero        |
+  | non-finite gradient or input   | exactly zero        |
+  | ‖g_i‖ ≤ C                      | g_i                 |
+  | ‖g_i‖ > C                      | C g_i / ‖g_i‖       |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+
+from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
+from tf_dp2vae.layer_rules import Factors, LayerRule, rule_for
+
+Apply = Callable[[keras.Model, Any], Any]
+"""Applies a network to its inputs: `network(inputs)`, or the same with taps at its layers."""
+
+LossFunction = Callable[[Apply, Any], tf.Tensor]
+"""(apply, batch) → per-example losses [examples]. Networks are called through `apply`, so that engines can look in."""
+
+EngineName = Literal["book-keeping", "reference"]
+
+_logger = logging.getLogger(__name__)
+
+
+class GradientEngine(Protocol):
+    """Computes clipped gradient sums."""
+
+    def clipped_sum(
+        self, loss: LossFunction, batch: Any, mask: tf.Tensor, variables: Sequence[keras.Variable], l2_norm_clip: float
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The sum of clipped per-example gradients over one batch.
+
+        Args:
+          loss: the per-example losses, as a function of how networks are applied and of the batch.
+          batch: nested tensors with the examples on axis 0; the length of axis 0 is static.
+          mask: [examples], 1 for a record, 0 for padding.
+          variables: the trained variables; one clip covers them all.
+          l2_norm_clip: C, the bound on each example's gradient over all variables (no unit).
+
+        Returns:
+          The sum for each variable (float32), and the sum of the unmasked losses, a *private* number.
+        """
+        ...
+
+
+def plain_apply(network: keras.Model, inputs: Any) -> Any:
+    """Calls the network as Keras would in training."""
+    return network(inputs, training=True)
+
+
+def make_engine(name: EngineName, networks: Sequence[keras.Model]) -> GradientEngine:
+    """The engine of that name for models that train any of `networks`."""
+    if name == "reference":
+        return ReferenceEngine()
+    if name != "book-keeping":
+        raise ValueError(f"engine={name!r} is not known: choose 'book-keeping' or 'reference'.")
+    missing = layers_without_rule(networks)
+    if missing:
+        _logger.warning(
+            "No book-keeping rule for %s: falling back to tf.vectorized_map over single examples, which is many times "
+            "slower and gives the same gradients.",
+            ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in missing),
+        )
+        return VectorizedMapEngine()
+    return BookKeepingEngine()
+
+
+def layers_without_rule(networks: Sequence[keras.Model]) -> list[keras.Layer]:
+    """Trained layers that book-keeping has no rule for."""
+    missing = []
+    for network in networks:
+        for layer in network.layers if _is_graph(network) else [network]:
+            if _is_graph(layer):
+                missing += layers_without_rule([layer])
+            elif layer.trainable_variables and rule_for(layer) is None:
+                missing.append(layer)
+    return missing
+
+
+def _is_graph(layer: Any) -> bool:
+    """Whether a layer is a network whose own layers can be tapped. A composite layer of other kinds cannot be."""
+    return isinstance(layer, (Functional, keras.Sequential))
+
+
+class BookKeepingEngine:
+    """One forward, one backward, and a weighted product a layer."""
+
+    def clipped_sum(self, loss, batch, mask, variables, l2_norm_clip):
+        examples = mask.shape[0]
+        batch, mask = _without_non_finite(batch, mask)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            taps = _Taps(tape)
+            losses = loss(taps.apply, batch)
+            total = tf.reduce_sum(losses)
+        gradients = tape.gradient(total, [tap.output for tap in taps.taps])
+        factors = _factors_by_variable(taps.taps, gradients, examples)
+        _check_tapped(taps.taps, variables)
+        used = [factors[id(variable)] for variable in variables if id(variable) in factors]
+        norms = tf.sqrt(tf.add_n([_squared_norms(f) for f in used]))
+        weights = clip_weights(norms, losses, mask, l2_norm_clip)
+        sums = [
+            tf.reshape(_weighted_sum(factors[id(variable)], weights), variable.shape)
+            if id(variable) in factors
+            else tf.zeros(variable.shape)
+            for variable in variables
+        ]
+        return sums, tf.reduce_sum(tf.where(weights > 0, losses, 0.0))
+
+
+class _Tap:
+    def __init__(self, layer: keras.Layer, rule: LayerRule, inputs: tf.Tensor, output: tf.Tensor):
+        self.layer, self.rule, self.inputs, self.output = layer, rule, inputs, output
+
+
+class _Taps:
+    """Runs functional networks and remembers each trained layer's input and linear output."""
+
+    def __init__(self, tape: tf.GradientTape):
+        self.taps: list[_Tap] = []
+        self._tape = tape
+
+    def apply(self, network: keras.Model, inputs: Any) -> Any:
+        functional = network._functional if isinstance(network, keras.Sequential) else network
+        flat = functional._standardize_inputs(inputs)
+        return functional._run_through_graph(flat, operation_fn=self._tapped)
+
+    def _tapped(self, operation: Any) -> Callable[..., Any]:
+        if _is_graph(operation):
+            return lambda *args, **_: self.apply(operation, args[0] if len(args) == 1 else args)
+        rule = rule_for(operation) if isinstance(operation, keras.Layer) and operation.trainable_variables else None
+        if rule is None:
+            if getattr(operation, "_call_has_training_arg", False):
+                return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": True})
+            return operation
+
+        def call(inputs: tf.Tensor) -> tf.Tensor:
+            output = rule.linear(operation, inputs)
+            self._tape.watch(output)
+            self.taps.append(_Tap(operation, rule, inputs, output))
+            activation = getattr(operation, "activation", None)
+            return output if activation is None else activation(output)
+
+        return call
+
+
+class VectorizedMapEngine:
+    """Per-example gradients by `tf.vectorized_map` over single examples: for layers without a rule."""
+
+    def clipped_sum(self, loss, batch, mask, variables, l2_norm_clip):
+        batch, mask = _without_non_finite(batch, mask)
+
+        def one(example: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([variable.value for variable in variables])
+                value = loss(plain_apply, tf.nest.map_structure(lambda leaf: leaf[None], example))[0]
+            values = [variable.value for variable in variables]
+            gradients: Any = tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return list(gradients), value
+
+        gradients, losses = tf.vectorized_map(one, batch)
+        flat = [tf.reshape(gradient, [gradient.shape[0], -1]) for gradient in gradients]
+        norms = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient), axis=1) for gradient in flat]))
+        weights = clip_weights(norms, losses, mask, l2_norm_clip)
+        silenced = [tf.where(weights[:, None] > 0, gradient, 0.0) for gradient in flat]
+        sums = [tf.linalg.matvec(g, weights, transpose_a=True) for g in silenced]
+        shaped = [tf.reshape(total, variable.shape) for total, variable in zip(sums, variables)]
+        return shaped, tf.reduce_sum(tf.where(weights > 0, losses, 0.0))
+
+
+_TFPrivacyOptimizer = make_vectorized_keras_optimizer_class(keras.optimizers.SGD)
+
+
+class ReferenceEngine:
+    """tensorflow-privacy's vectorized optimizer, unchanged, without noise: the mean of clipped gradients, times P."""
+
+    def clipped_sum(self, loss, batch, mask, variables, l2_norm_clip):
+        with tf.init_scope():  # the optimizer creates a counter, which a traced function may not
+            optimizer = _TFPrivacyOptimizer(
+                l2_norm_clip=l2_norm_clip, noise_multiplier=0.0, unconnected_gradients_to_zero=True
+            )
+        optimizer._name = optimizer.name  # it reads the Keras 2 attribute
+        values = [variable.value for variable in variables]
+        batch, mask = _without_non_finite(batch, mask)
+        finite = _finite_gradients(loss, batch, values)
+        batch = _null_where(tf.logical_not(finite), batch)
+        kept = tf.cast(finite, tf.float32) * mask
+        losses = []
+
+        def masked_losses() -> tf.Tensor:
+            losses.append(loss(plain_apply, batch) * kept)
+            return losses[0]
+
+        means = optimizer._compute_gradients(masked_losses, values)
+        sums: Any = [tf.convert_to_tensor(mean) * tf.cast(mask.shape[0], tf.float32) for mean, _ in means]
+        return sums, tf.reduce_sum(losses[0])
+
+
+def _finite_gradients(loss: LossFunction, batch: Any, values: list[tf.Variable]) -> tf.Tensor:
+    """[examples], one example at a time: in a Jacobian of the whole batch one NaN would reach every row."""
+
+    def one(example: Any) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            losses = loss(plain_apply, tf.nest.map_structure(lambda leaf: leaf[None], example))
+        gradients = tape.gradient(losses, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(leaf)) for leaf in [*gradients, losses]]))
+
+    return tf.map_fn(one, batch, fn_output_signature=tf.bool)
+
+
+def clip_weights(norms: tf.Tensor, losses: tf.Tensor, mask: tf.Tensor, l2_norm_clip: float) -> tf.Tensor:
+    """min(1, C/‖g_i‖), [examples]; zero for padding and for whatever is not finite."""
+    finite = tf.math.is_finite(norms) & tf.math.is_finite(losses) & (tf.cast(mask, tf.float32) > 0)
+    # The floor keeps 0/0 out of a null gradient, whose scale does not matter.
+    return tf.where(finite, tf.minimum(1.0, l2_norm_clip / tf.maximum(norms, 1e-30)), 0.0)
+
+
+def _check_tapped(taps: list[_Tap], variables: Sequence[keras.Variable]) -> None:
+    """A trained variable that no tap saw would get a zero gradient without a word."""
+    seen = {id(variable) for tap in taps for variable in tap.layer.trainable_variables}
+    unseen = [variable.path for variable in variables if id(variable) not in seen]
+    if unseen:
+        raise ValueError(f"The loss never applied the layers of {', '.join(unseen)} through `apply`.")
+
+
+def _factors_by_variable(taps: list[_Tap], gradients: list[tf.Tensor], examples: int) -> dict[int, Factors]:
+    factors: dict[int, Factors] = {}
+    for tap, gradient in zip(taps, gradients):
+        if gradient is None:
+            continue
+        for variable, new in zip(
+            tap.layer.trainable_variables, tap.rule.factors(tap.layer, tap.inputs, gradient, examples)
+        ):
+            known = factors.get(id(variable))
+            factors[id(variable)] = new if known is None else known.joined(new)
+    return factors
+
+
+def _per_example(f: Factors) -> tf.Tensor:
+    """The gradients themselves, [examples, m, n]."""
+    return tf.linalg.matmul(f.left, f.right, transpose_a=True)
+
+
+def _squared_norms(f: Factors) -> tf.Tensor:
+    if f.left.shape[1] == 1:
+        return tf.reduce_sum(tf.square(f.left), axis=(1, 2)) * tf.reduce_sum(tf.square(f.right), axis=(1, 2))
+    return tf.reduce_sum(tf.square(_per_example(f)), axis=(1, 2))
+
+
+def _weighted_sum(f: Factors, weights: tf.Tensor) -> tf.Tensor:
+    """Σ_i weights_i · left_iᵀ right_i. A zero weight silences even a non-finite example."""
+    column = weights[:, None, None]
+    if f.left.shape[1] == 1:
+        right = tf.where(column > 0, column * f.right, 0.0)
+        left = tf.where(column > 0, f.left, 0.0)
+        return tf.linalg.matmul(left[:, 0], right[:, 0], transpose_a=True)
+    return tf.reduce_sum(tf.where(column > 0, column * _per_example(f), 0.0), axis=0)
+
+
+def _without_non_finite(batch: Any, mask: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    """The batch with null records for non-finite ones, and a float mask that leaves those out."""
+    finite = _finite_examples(batch)
+    kept = tf.cast(finite, tf.float32) * tf.cast(mask, tf.float32)
+    return _null_where(tf.logical_not(finite), batch), kept
+
+
+def _finite_examples(batch: Any) -> tf.Tensor:
+    """[examples], whether every number of the example is finite."""
+    flags = [
+        tf.reduce_all(tf.math.is_finite(tf.reshape(leaf, [leaf.shape[0], -1])), axis=1)
+        for leaf in tf.nest.flatten(batch)
+        if leaf.dtype.is_floating
+    ]
+    return tf.reduce_all(tf.stack(flags), axis=0)
+
+
+def _null_where(condition: tf.Tensor, batch: Any) -> Any:
+    """The batch with the null record (all zeros) in place of the examples where `condition` holds."""
+
+    def replace(leaf: tf.Tensor) -> tf.Tensor:
+        where = tf.reshape(condition, [-1] + [1] * (leaf.shape.rank - 1))
+        return tf.where(where, tf.zeros_like(leaf), leaf)
+
+    return tf.nest.map_structure(replace, batch)

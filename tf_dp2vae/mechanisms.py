@@ -1,0 +1,272 @@
+"""The one door: every function that turns records into a noised answer.
+
+A mechanism (i) appends its event to the ledger, (ii) reads records, (iii) bounds what any one of them contributes,
+(iv) adds Gaussian noise keyed from the operating system. Whatever is computed from answers alone is post-processing and
+costs nothing. Neighbours differ by one record replaced by a null record, which contributes zero to every sum; so the L2
+sensitivity of a sum is the bound on one contribution.
+
+σ, the noise multiplier, is always the noise's standard deviation divided by that sensitivity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_dp2vae._tfp import GaussianSumQuery
+from tf_dp2vae.accounting import Event, Ledger
+from tf_dp2vae.gradients import Apply, GradientEngine
+from tf_dp2vae.randomness import Entropy, fold, gaussian_noise
+from tf_dp2vae.records import FULL_SCALE, Records
+from tf_dp2vae.sampling import PoissonBatch, unit_interval
+
+_LATENT_DRAWS, _NOISE = 0, 1
+_CHUNK = 2048
+
+Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""(images [n, h, w, c] in [0, 1], labels [n]) → (means [n, d], variances [n, d]) of each record's latent."""
+
+
+class ExampleLoss(Protocol):
+    """What is minimised, one number an example."""
+
+    def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> Any:
+        """Nested tensors with examples on axis 0, from images [P, …] in [0, 1], labels [P] and a private key."""
+        ...
+
+    def losses(self, apply: Apply, batch: Any) -> tf.Tensor:
+        """[P] losses; example i's may depend on example i alone."""
+        ...
+
+
+class KeyedGaussianSumQuery(GaussianSumQuery):
+    """tensorflow-privacy's query, its noise keyed instead of drawn from TensorFlow's global generator."""
+
+    def __init__(self, l2_norm_clip: float, noise_multiplier: float, key: tf.Tensor):
+        super().__init__(l2_norm_clip, l2_norm_clip * noise_multiplier)
+        self._key = key
+
+    def get_noised_result(self, sample_state, global_state):
+        """Adds noise to each tensor under a key of its own."""
+        noised = [
+            tf.cast(
+                tf.cast(total, tf.float64) + gaussian_noise(fold(self._key, index), total.shape, self._stddev),
+                total.dtype,
+            )
+            for index, total in enumerate(tf.nest.flatten(sample_state))
+        ]
+        return tf.nest.pack_sequence_as(sample_state, noised), global_state, None
+
+
+class Mechanisms:
+    """The mechanisms of one run, on one ledger."""
+
+    def __init__(self, ledger: Ledger, entropy: Entropy):
+        self.ledger, self.entropy = ledger, entropy
+
+    def charge(self, event: Event) -> None:
+        """Puts the event on the ledger. Gradient steps are compiled, so whoever runs one charges it just before."""
+        self.ledger.charge(event)
+
+    def gradient_sum(
+        self,
+        engine: GradientEngine,
+        loss: ExampleLoss,
+        batch: PoissonBatch,
+        variables: Sequence[keras.Variable],
+        l2_norm_clip: float,
+        noise_multiplier: float,
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Σ over the Poisson batch of min(1, C/‖g_i‖) g_i, plus N(0, (σC)² I). Compiles; charge before running.
+
+        Sensitivity: a record is in the batch or not (Poisson, probability q), and in it contributes one vector over all
+        `variables` together, clipped to norm C once. Its draws of z are averaged inside g_i. Padding and non-finite
+        examples contribute zero. So the sum moves by at most C when a record is nulled, whatever the weights, provided
+        that the weights are functions of earlier answers only.
+        Event: Poisson-sampled Gaussian(q, σ), once for each step.
+
+        Args:
+          engine: computes the clipped sum of a physical chunk.
+          loss: per-example losses.
+          batch: one logical Poisson batch.
+          variables: all trained variables.
+          l2_norm_clip: C.
+          noise_multiplier: σ.
+
+        Returns:
+          The noised sums, one tensor a variable, and the un-noised mean loss of the batch: *private*, for the person who
+          trains, never for the release.
+
+        Reference: Abadi et al. 2016, algorithm 1.
+        """
+
+        def add_chunk(index: tf.Tensor, sums: list[tf.Tensor], loss_sum: tf.Tensor) -> tuple:
+            key = fold(batch.key, _LATENT_DRAWS, index)
+            examples = loss.prepare(unit_interval(batch.images[index]), batch.labels[index], key)
+            chunk, chunk_loss = engine.clipped_sum(loss.losses, examples, batch.mask[index], variables, l2_norm_clip)
+            return index + 1, [a + b for a, b in zip(sums, chunk)], loss_sum + chunk_loss
+
+        zeros = [tf.zeros(variable.shape, tf.float32) for variable in variables]
+        _, sums, loss_sum = tf.while_loop(
+            lambda index, *_: index < batch.num_chunks, add_chunk, [tf.constant(0), zeros, tf.constant(0.0)]
+        )
+        query = KeyedGaussianSumQuery(l2_norm_clip, noise_multiplier, fold(batch.key, _NOISE))
+        noised, _, _ = query.get_noised_result(sums, query.initial_global_state())
+        drawn = tf.reduce_sum(tf.cast(batch.mask, tf.float32))
+        return noised, loss_sum / tf.maximum(drawn, 1.0)
+
+    def class_statistics(
+        self, records: Records, event: Event, basis: np.ndarray, bound: float, weights: tuple[float, float, float]
+    ) -> Moments:
+        """Per class the count and the sum of clipped images; over all classes the second moment of their projections.
+
+        Sensitivity: one record contributes (a, b·x/R, c·vech(p pᵀ)/R²) with the image x clipped to ‖x‖ ≤ R and p = Qᵀx
+        for an orthonormal Q, so ‖p‖ ≤ R. vech carries √2 on the off-diagonal, so its norm is the Frobenius norm
+        ‖p pᵀ‖ = ‖p‖² ≤ R². The blocks are disjoint: the whole contribution has norm at most √(a² + b² + c²).
+        Event: Gaussian(σ), once.
+
+        Args:
+          records: all of them take part.
+          event: what is charged; carries σ.
+          basis: Q, [pixels, d], orthonormal columns; a constant, not from records.
+          bound: R, on the norm of an image with pixels in [0, 1].
+          weights: (a, b, c), how accuracy is spread; only their ratios matter.
+        """
+        _check_orthonormal(basis)
+
+        def contribution(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            flat = _clip_rows(images.reshape(len(images), -1), bound)
+            projected = flat @ basis
+            return flat, projected, np.zeros(len(basis[0]))
+
+        return self._noised_moments(records, event, contribution, bound, weights, shared_second=True)
+
+    def latent_moments(
+        self,
+        records: Records,
+        event: Event,
+        encode: Encode,
+        bound: float,
+        weights: tuple[float, float, float],
+        shared_second: bool,
+    ) -> Moments:
+        """Per class the count, the sum of clipped latent means m, and the sum of (m mᵀ + diag(s²)) clipped as a whole.
+
+        Sensitivity: one record contributes (a, b·m/R, c·vech(M)/R²), with ‖m‖ ≤ R by clipping and M = m mᵀ + diag(s²)
+        scaled down to Frobenius norm R² where it exceeds that. As for `class_statistics`, at most √(a² + b² + c²). The
+        encoder must be a function of earlier answers (or public): then a record moves only its own contribution.
+        Non-finite latents count as null records.
+        Event: Gaussian(σ), once.
+
+        Args:
+          records: all of them take part.
+          event: what is charged; carries σ.
+          encode: the posterior's mean and variances. The variances are never used un-noised.
+          bound: R.
+          weights: (a, b, c); a = 0 leaves the counts out.
+          shared_second: one second moment over all classes, instead of one a class.
+        """
+
+        def contribution(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            means, variances = encode(images, labels)
+            return _clip_rows(means, bound), _clip_rows(means, bound), variances
+
+        return self._noised_moments(records, event, contribution, bound, weights, shared_second)
+
+    def _noised_moments(self, records, event, contribution, bound, weights, shared_second) -> Moments:
+        self.charge(event)
+        classes = max(records.num_classes, 1)
+        counts = sums = seconds = None
+        with records.opened() as (all_images, all_labels):
+            for start in range(0, records.num_records, _CHUNK):
+                labels = all_labels[start : start + _CHUNK]
+                images = all_images[start : start + _CHUNK].astype(np.float32) / FULL_SCALE
+                first, factor, diagonal = contribution(images, labels)
+                finite = np.isfinite(first).all(1) & np.isfinite(factor).all(1) & np.isfinite(diagonal + factor).all(1)
+                first, factor = np.where(finite[:, None], first, 0.0), np.where(finite[:, None], factor, 0.0)
+                diagonal = np.where(finite[:, None], np.broadcast_to(diagonal, factor.shape), 0.0)
+                member = np.eye(classes)[labels] * finite[:, None]
+                shrink = _second_moment_clip(factor, diagonal, bound)
+                groups = finite[:, None].astype(float) if shared_second else member
+                chunk = (
+                    member.sum(0),
+                    member.T @ first.astype(np.float64),
+                    np.stack([_second_moment(factor, diagonal, shrink * group) for group in groups.T]),
+                )
+                if counts is None:
+                    counts, sums, seconds = chunk
+                else:
+                    counts, sums, seconds = counts + chunk[0], sums + chunk[1], seconds + chunk[2]
+        return self._noised(counts, sums, seconds, event.noise_multiplier, bound, weights)
+
+    def _noised(self, counts, sums, seconds, noise_multiplier, bound, weights) -> Moments:
+        """Adds N(0, (σ·√(a² + b² + c²))²) in the units of the contribution, and gives everything in its own units."""
+        random = self.entropy.generator()
+        deviation = noise_multiplier * math.hypot(*weights)
+        scales = [
+            deviation * unit / weight if weight else math.inf for unit, weight in zip((1.0, bound, bound**2), weights)
+        ]
+        on_counts, on_sums, on_seconds = scales
+        noisy_counts = counts + random.normal(0.0, on_counts, counts.shape) if weights[0] else None
+        half = random.normal(0.0, on_seconds / math.sqrt(2), seconds.shape)
+        upper = np.triu(half, 1)
+        diagonal = random.normal(0.0, on_seconds, seconds.shape[:2])
+        symmetric = upper + np.swapaxes(upper, 1, 2) + diagonal[..., None] * np.eye(seconds.shape[-1])
+        return Moments(
+            noisy_counts,
+            sums + random.normal(0.0, on_sums, sums.shape),
+            seconds + symmetric,
+            on_counts,
+            on_sums,
+            on_seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A noised answer of `class_statistics` or `latent_moments`, in natural units.
+
+    Attributes:
+      counts: [classes], or None where the weight of counts was 0.
+      sums: [classes, d].
+      seconds: [classes, e, e], or [1, e, e] where shared; symmetric.
+      count_noise, sum_noise: standard deviation of the noise on each entry.
+      second_noise: the same for diagonal entries; off the diagonal it is √2 smaller.
+    """
+
+    counts: np.ndarray | None
+    sums: np.ndarray
+    seconds: np.ndarray
+    count_noise: float
+    sum_noise: float
+    second_noise: float
+
+
+def _clip_rows(rows: np.ndarray, bound: float) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # non-finite rows become null records later
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows * np.minimum(1.0, bound / np.maximum(norms, 1e-12))
+
+
+def _second_moment_clip(factor: np.ndarray, diagonal: np.ndarray, bound: float) -> np.ndarray:
+    """For each row the scale that keeps ‖m mᵀ + diag(s²)‖ within R²."""
+    m2 = np.square(factor)
+    frobenius = np.sqrt(np.square(m2.sum(1)) + 2 * (m2 * diagonal).sum(1) + np.square(diagonal).sum(1))
+    return np.minimum(1.0, bound**2 / np.maximum(frobenius, 1e-12))
+
+
+def _second_moment(factor: np.ndarray, diagonal: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Σ_i w_i (m_i m_iᵀ + diag(s_i²)), in float64."""
+    factor, diagonal = factor.astype(np.float64), diagonal.astype(np.float64)
+    return (factor * weights[:, None]).T @ factor + np.diag(weights @ diagonal)
+
+
+def _check_orthonormal(basis: np.ndarray) -> None:
+    if not np.allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-5):
+        raise ValueError("The basis must have orthonormal columns: a longer one would break the bound on projections.")

@@ -1,0 +1,504 @@
+"""DP2VAE: a Keras model whose `fit` pre-trains, then trains privately, and knows what it cost.
+
+    model = DP2VAE(encoder, decoder, privacy=Privacy(epsilon=1.0, delta=1e-5))
+    model.compile(optimizer="dp-adam")
+    model.fit(x_train, y_train, epochs=10)
+    model.export_sampler("sampler")
+
+Reference: Jiang, Zhang, Karami, Chen, Shao, Yu 2022, "DP²-VAE: Differentially Private Pre-trained Variational
+Autoencoders". What differs from the paper: see `pretraining`, which also has the paper's own way, by its name.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_dp2vae import accounting, objectives
+from tf_dp2vae.accounting import Ledger, Plan, Privacy
+from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, refuse_private_control
+from tf_dp2vae.gradients import Apply, EngineName, make_engine, plain_apply
+from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.mixing import refuse_mixing
+from tf_dp2vae.optimizers import get_dp_optimizer
+from tf_dp2vae.pretraining import Pretraining, default_pretraining
+from tf_dp2vae.priors import GaussianPrior, LatentPrior, Prior
+from tf_dp2vae.randomness import Entropy, SystemEntropy
+from tf_dp2vae.records import Records, checked_records
+from tf_dp2vae.sampler import Sampler
+from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
+from tf_dp2vae.statement import Statement, statement_of
+from tf_dp2vae.validation import InvalidInputError, check, check_whole
+
+
+class Phase(enum.Enum):
+    """What `train_step` does."""
+
+    PRETRAINING = "pre-training"
+    PRIVATE = "private training"
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+class DP2VAE(keras.Model):
+    """A conditional variational autoencoder whose decoder may be released.
+
+    Attributes:
+      encoder, decoder: functional Keras models.
+      num_classes: size of the label set, read off the decoder's second input; 0 for a model without labels.
+      latent_prior: where samples' latents come from, and how often each class occurs.
+      ledger: everything that was charged.
+      plan: the constants of the last `fit`, or None.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        *,
+        privacy: Privacy | None = None,
+        pretraining: Pretraining | None = None,
+        prior: Prior | None = None,
+        draws: int = 1,
+        engine: EngineName = "book-keeping",
+        physical_batch_size: int = 256,
+        seed: int = 0,
+        ledger: Ledger | None = None,
+        entropy: Entropy | None = None,
+        spent: Sequence[dict[str, Any]] = (),
+        num_records: int | None = None,
+        **kwargs: Any,
+    ):
+        """Creates the model; nothing is read or trained yet.
+
+        Args:
+          encoder: [image] or [image, one-hot label] → [mean, log-variance], each [examples, latent].
+          decoder: [latent] or [latent, one-hot label] → logits [examples, height, width, channels].
+          privacy: the guarantee to train for.
+          pretraining: what happens before the private phase, and which networks that phase trains.
+          prior: how the latent prior is made after training.
+          draws: K latent draws of each example, averaged before clipping.
+          engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
+          physical_batch_size: examples processed at once; memory against speed, never privacy.
+          seed: of public randomness (pre-training, sleep). Private randomness has no seed.
+          ledger: what the training is charged to; by default one in memory of the model's own.
+          entropy: source of private randomness; by default the operating system.
+          spent: events charged before the model was saved (from `get_config`); for loading.
+          num_records: N of the records it was trained on; for loading.
+
+        Raises:
+          InvalidInputError: networks that mix examples (all offending layers are named), or whose shapes do not fit.
+        """
+        super().__init__(**kwargs)
+        self.encoder, self.decoder = encoder, decoder
+        self.num_classes = _check_networks(encoder, decoder)
+        check_whole(draws=draws, physical_batch_size=physical_batch_size)
+        refuse_mixing([encoder, decoder])
+        self.privacy = privacy or Privacy()
+        self.pretraining = pretraining or default_pretraining()
+        self.prior = prior or GaussianPrior()
+        self.draws, self.engine, self.physical_batch_size, self.seed = draws, engine, physical_batch_size, seed
+        self.latent_dim = int(decoder.inputs[0].shape[-1])
+        self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
+        self.ledger = ledger if ledger is not None else Ledger()
+        for event in spent:
+            self.ledger.charge(accounting.Event.from_json(event))
+        self.mechanisms = Mechanisms(self.ledger, entropy or SystemEntropy())
+        self.plan: Plan | None = None
+        self.num_records = num_records
+        self.phase = Phase.PRIVATE
+        self._noise = keras.random.SeedGenerator(seed)
+        self._loss = keras.metrics.Mean(name="loss")
+        self._reconstruction = keras.metrics.Mean(name="reconstruction")
+        self._kl = keras.metrics.Mean(name="kl")
+        self._epsilon = EpsilonSpent()
+        self.built = True
+
+    # --- What a variational autoencoder can do ----------------------------------------------------------------------
+
+    def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None, apply: Apply = plain_apply) -> list[tf.Tensor]:
+        """Mean and log-variance of q(z|x, y), for images in [0, 1] and labels [examples]."""
+        return apply(self.encoder, self._with_label(images, labels, len(self.encoder.inputs)))
+
+    def decode(self, latent: tf.Tensor, labels: tf.Tensor | None = None, apply: Apply = plain_apply) -> tf.Tensor:
+        """Logits of p(x|z, y), for latents [examples, latent] and labels [examples]."""
+        return apply(self.decoder, self._with_label(latent, labels, len(self.decoder.inputs)))
+
+    def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
+        """Reconstructions in [0, 1] through the latent mean, for images or (images, labels)."""
+        images, labels = inputs if isinstance(inputs, (tuple, list)) else (inputs, None)
+        mean, _ = self.encode(unit_interval(tf.convert_to_tensor(images)), labels)
+        return tf.sigmoid(self.decode(mean, labels))
+
+    def _with_label(self, first: tf.Tensor, labels: tf.Tensor | None, num_inputs: int) -> Any:
+        if num_inputs == 1:
+            return first
+        check(labels is not None, "this model is conditional on the label: pass labels too.")
+        return [first, tf.one_hot(tf.cast(labels, tf.int32), self.num_classes)]
+
+    def elbo(self, apply: Apply, images: tf.Tensor, labels: tf.Tensor, standard_normal: tf.Tensor) -> objectives.Elbo:
+        """The parts of the negative ELBO, each [examples]; standard_normal is [examples, K, latent]."""
+        mean, log_variance = self.encode(images, labels, apply)
+        latent = objectives.draw_latent(mean, log_variance, standard_normal)
+        logits = self.decode(latent, tf.repeat(labels, standard_normal.shape[1]), apply)
+        return objectives.negative_elbo(images, logits, mean, log_variance)
+
+    # --- The loss of one example, as the gradient mechanism wants it ------------------------------------------------
+
+    def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Images [P, …], labels [P] and the latent noise [P, K, latent] that the key defines."""
+        shape = [images.shape[0], self.draws, self.latent_dim]
+        return images, labels, tf.random.stateless_normal(shape, key)
+
+    def losses(self, apply: Apply, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Negative ELBO of each example, [P], in nats."""
+        reconstruction, kl = self.elbo(apply, *batch)
+        return reconstruction + kl
+
+    # --- Training ---------------------------------------------------------------------------------------------------
+
+    @property
+    def private_networks(self) -> list[keras.Model]:
+        """The networks that the private phase trains."""
+        return [self.decoder] if self.pretraining.freezes_encoder else [self.encoder, self.decoder]
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One step of the phase that the model is in; here is the switch."""
+        if self.phase is Phase.PRETRAINING:
+            return self._ordinary_step(*data)
+        return self._private_step(data)
+
+    def _ordinary_step(self, images: tf.Tensor, labels: tf.Tensor) -> dict[str, Any]:
+        """Ordinary gradients: on dreams, on public data, or (unprotected) on records."""
+        with tf.GradientTape() as tape:
+            loss = self._mean_elbo(unit_interval(images), labels)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return self._logs()
+
+    def _private_step(self, batch: PoissonBatch) -> dict[str, Any]:
+        """DP-SGD: clipped sum and noise by the mechanism, expected batch and update by the DP optimizer."""
+        private_loss = []
+
+        def noised_sum(
+            variables: Sequence[keras.Variable], l2_norm_clip: float, noise_multiplier: float
+        ) -> list[tf.Tensor]:
+            sums, loss = self.mechanisms.gradient_sum(
+                self._engine, self, batch, variables, l2_norm_clip, noise_multiplier
+            )
+            private_loss.append(loss)
+            return sums
+
+        variables = self.trainable_variables
+        gradients = self.optimizer.private_gradients(noised_sum, variables)
+        self.optimizer.apply(gradients, variables)
+        self._loss.update_state(private_loss[0])
+        return {**self._logs(), self._loss.name: private_loss[0]}
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Mean ELBO of (images, labels) or images. A private number when the images are records."""
+        images, labels = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)
+        images = images[0] if isinstance(images, (tuple, list)) else images
+        images = images[..., None] if images.shape.rank == 3 else images
+        if labels is None and not self.num_classes:
+            labels = tf.zeros([tf.shape(images)[0]], tf.int32)
+        check(labels is not None, "this model is conditional on the label: pass labels too.")
+        self._mean_elbo(unit_interval(images), labels)
+        return {metric.name: metric.result() for metric in (self._loss, self._reconstruction, self._kl)}
+
+    def _mean_elbo(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        noise = keras.random.normal([tf.shape(images)[0], 1, self.latent_dim], seed=self._noise)
+        reconstruction, kl = self.elbo(plain_apply, images, labels, tf.ensure_shape(noise, [None, 1, self.latent_dim]))
+        loss = tf.reduce_mean(reconstruction + kl)
+        self._loss.update_state(loss)
+        self._reconstruction.update_state(reconstruction)
+        self._kl.update_state(kl)
+        return loss
+
+    def _logs(self) -> dict[str, Any]:
+        return {self._loss.name: self._loss.result(), self._epsilon.name: self._epsilon.result()}
+
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """The trackers that Keras resets at each epoch."""
+        return [self._loss, self._reconstruction, self._kl, self._epsilon]
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """What an epoch's end reports."""
+        return {name: float(value) for name, value in self._logs().items()}
+
+    def compile(
+        self, optimizer: Any = "dp-adam", *, run_eagerly: bool = False, jit_compile: bool | str = "auto"
+    ) -> None:  # type: ignore[override]
+        """Configures the private phase.
+
+        Args:
+          optimizer: `"dp-adam"`, `"dp-sgd"`, a `DPAdam` or a `DPSGD`.
+          run_eagerly: step by step in Python, for looking inside.
+          jit_compile: XLA for the private step. "auto" turns it on where a trained network has transposed convolutions,
+            whose gradients it fuses well; elsewhere TensorFlow's own kernels are faster on a CPU
+            (`python benchmarks/speed.py` prints both).
+
+        Raises:
+          InvalidInputError: the optimizer adds no noise.
+        """
+        if jit_compile == "auto":
+            jit_compile = not run_eagerly and any(
+                isinstance(layer, keras.layers.Conv2DTranspose)
+                for network in self.private_networks
+                for layer in network._flatten_layers()
+            )
+        super().compile(optimizer=get_dp_optimizer(optimizer), run_eagerly=run_eagerly, jit_compile=jit_compile)
+
+    def fit(  # type: ignore[override]
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int = 1024,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
+        steps_per_epoch: int | None = None,
+        **unsupported: Any,
+    ) -> keras.callbacks.History:
+        """Pre-trains, trains privately, and fits the latent prior, for `privacy.epsilon` in all.
+
+        Args:
+          x: [N, height, width(, channels)] arrays, uint8 or float in [0, 1]; or `Records`.
+          y: [N] whole numbers in 0 … num_classes − 1, for a model with labels.
+          batch_size: *expected* size of a Poisson batch, q·N.
+          epochs: rounds of the private phase; sleep, where there is any, follows each but the last.
+          verbose: as in Keras.
+          callbacks: of the private phase. Those that stop, save or change rates by private metrics are refused.
+          validation_data: (x, y), other records; their metrics are private numbers too, and cost nothing only if
+            nothing is decided by them.
+          steps_per_epoch: private steps in each round; by default 1/q, which is one expected pass.
+
+        Returns:
+          The history of the private phase. Its losses are private numbers.
+
+        Raises:
+          InvalidInputError: unusable data or arguments; raised before anything is charged.
+          BudgetExceededError: the ledger has no room left.
+        """
+        _refuse_unsupported(unsupported)
+        refuse_private_control(callbacks or [])
+        self._assert_ready()
+        records = x if isinstance(x, Records) else self._as_records(x, y)
+        self._check_records(records)
+        check_whole(batch_size=batch_size, epochs=epochs)
+        check(
+            batch_size <= records.num_records,
+            f"batch_size={batch_size} exceeds the {records.num_records} records: choose at most {records.num_records}.",
+        )
+        if steps_per_epoch is None:
+            steps_per_epoch = max(1, round(records.num_records / batch_size))
+        check_whole(steps_per_epoch=steps_per_epoch)
+        self._warn_about_delta(records.num_records)
+        self.ledger.bind(records.num_records)
+        self.num_records = records.num_records
+        self.plan = accounting.plan(
+            self.privacy,
+            batch_size / records.num_records,
+            steps_per_epoch * epochs,
+            {**self.pretraining.shares, **self.prior.shares},
+            self.ledger.events,
+        )
+        show = PhaseProgress(self, verbose)
+        show.phase(self.pretraining.describe())
+        self.pretraining.run(self, records)
+        show.phase(
+            f"private training: {self.plan.steps} DP-SGD steps, noise multiplier {self.plan.noise_multiplier:.3f}"
+        )
+        history = self._fit_privately(records, epochs, steps_per_epoch, verbose, callbacks, validation_data)
+        show.phase(self.prior.describe())
+        self.prior.fit(self, records)
+        show.done()
+        return history
+
+    def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float, verbose: int | str = 0) -> None:
+        """Ordinary training of encoder and decoder on (images, labels) that cost nothing; for `Pretraining.run`."""
+        private = self.optimizer, self.jit_compile
+        self.encoder.trainable = True
+        self.phase = Phase.PRETRAINING
+        falling = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.05)
+        # Ordinary convolutions run faster as TensorFlow's own kernels than as XLA's on a CPU.
+        self.optimizer, self.jit_compile = keras.optimizers.Adam(falling), False
+        try:
+            self.make_train_function(force=True)
+            super().fit(dataset.repeat(), epochs=1, steps_per_epoch=steps, verbose=verbose, shuffle=False)
+        finally:
+            self.optimizer, self.jit_compile = private
+            self.phase = Phase.PRIVATE
+            self.train_function = None
+
+    def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation_data):
+        assert self.plan is not None
+        source = PoissonSource(records, self.plan.sampling_rate, self.physical_batch_size, self.mechanisms.entropy)
+        self.encoder.trainable = not self.pretraining.freezes_encoder
+        self._engine = make_engine(self.engine, self.private_networks)
+        self.optimizer.configure(
+            self.privacy.l2_norm_clip, self.plan.noise_multiplier, self.plan.sampling_rate * records.num_records
+        )
+        self._epsilon.follow(self.ledger, self.plan, self.privacy)
+        self.make_train_function(force=True)
+        return super().fit(
+            source.dataset(),
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            verbose=verbose,
+            callbacks=[*self.pretraining.callbacks(self, epochs), *(callbacks or [])],
+            validation_data=self._validation_batches(validation_data),
+            shuffle=False,
+        )
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Keras's, charging each private step before it runs: `train_step` itself runs in Python only when traced."""
+        if self.train_function is not None and not force:
+            return self.train_function
+        super().make_train_function(force=True)
+        if self.phase is Phase.PRIVATE:
+            run: Any = self.train_function
+
+            def charged(iterator: Any) -> Any:
+                assert self.plan is not None
+                self.mechanisms.charge(self.plan.step)
+                self._epsilon.advance()
+                return run(iterator)
+
+            self.train_function = charged
+        return self.train_function
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: a batch chosen by the caller is no Poisson batch, so no event describes it."""
+        raise InvalidInputError("train_on_batch is refused: a batch of your choice is no Poisson sample; use fit.")
+
+    def _assert_ready(self) -> None:
+        check(self.compiled, "call compile(optimizer='dp-adam') before fit.")
+        check(self.steps_per_execution == 1, "steps_per_execution must be 1: each private step is charged by itself.")
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        check(replicas == 1, f"{replicas} replicas would each add noise and sum it: train under one.")
+
+    def _as_records(self, x: Any, y: Any) -> Records:
+        arrays = isinstance(x, np.ndarray) or hasattr(x, "__array__")
+        check(arrays, f"x is a {type(x).__name__}: Poisson sampling needs arrays, no generators or datasets.")
+        return checked_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
+
+    def _check_records(self, records: Records) -> None:
+        check(
+            bool(records.num_classes) == bool(self.num_classes),
+            f"the model has {self.num_classes} classes and the records {records.num_classes}: pass labels to a model "
+            "with a label input, and none to one without.",
+        )
+        check(
+            records.num_classes == self.num_classes,
+            f"the records declare {records.num_classes} classes, the decoder has room for {self.num_classes}.",
+        )
+
+    def _warn_about_delta(self, num_records: int) -> None:
+        if self.privacy.delta >= 1 / num_records:
+            warnings.warn(
+                f"delta={self.privacy.delta:g} is not below 1/N = {1 / num_records:.2g}: a mechanism that publishes one "
+                "record at random would pass. Lower --delta.",
+                stacklevel=3,
+            )
+
+    def _validation_batches(self, data: tuple[Any, ...] | None) -> tf.data.Dataset | None:
+        if data is None:
+            return None
+        images, labels = (*data, None)[:2]
+        labels = np.zeros(len(images), np.int32) if labels is None else labels
+        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(self.physical_batch_size)
+
+    # --- What comes out ---------------------------------------------------------------------------------------------
+
+    def privacy_statement(self) -> Statement:
+        """What the training cost and what that means; `str()` of it is in words."""
+        return statement_of(self)
+
+    def export_sampler(self, path: str | os.PathLike[str]) -> None:
+        """Writes a SavedModel with the decoder and the latent prior, and nothing else.
+
+        Its signature `sample` takes scalars (num, label, seed), or (num, seed) without labels; it loads with plain
+        `tf.saved_model.load` where this package is not installed.
+        """
+        tf.saved_model.save(Sampler(self.decoder, self.latent_prior, self.num_classes), os.fspath(path))
+
+    # --- Saving -----------------------------------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything the constructor takes, and what was spent."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "encoder": serialize(self.encoder),
+            "decoder": serialize(self.decoder),
+            "privacy": serialize(self.privacy),
+            "pretraining": serialize(self.pretraining),
+            "prior": serialize(self.prior),
+            "draws": self.draws,
+            "engine": self.engine,
+            "physical_batch_size": self.physical_batch_size,
+            "seed": self.seed,
+            "num_records": self.num_records,
+            "spent": [event.to_json() for event in self.ledger.events],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
+        """The inverse of `get_config`."""
+        nested = ("encoder", "decoder", "privacy", "pretraining", "prior")
+        restored = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in nested}
+        return cls(**{**config, **restored})
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """The optimizer."""
+        return {"optimizer": keras.saving.serialize_keras_object(self.optimizer)} if self.compiled else {}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles with the saved optimizer."""
+        if config:
+            self.compile(optimizer=keras.saving.deserialize_keras_object(config["optimizer"]))
+            self.encoder.trainable = not self.pretraining.freezes_encoder
+            self.optimizer.build(self.trainable_variables)
+
+
+def _check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
+    """The number of classes, after checking that the two fit together."""
+    for network in (encoder, decoder):
+        check(
+            isinstance(network, keras.Model) and bool(getattr(network, "inputs", None)),
+            f"{getattr(network, 'name', network)} is no functional Keras model: build it with keras.Model(inputs, outputs).",
+        )
+    check(
+        len(encoder.outputs) == 2, f"the encoder has {len(encoder.outputs)} outputs: mean and log-variance are needed."
+    )
+    latents = [int(output.shape[-1]) for output in encoder.outputs] + [int(decoder.inputs[0].shape[-1])]
+    check(len(set(latents)) == 1, f"latent sizes differ (mean, log-variance, decoder input): {latents}.")
+    image, logits = tuple(encoder.inputs[0].shape[1:]), tuple(decoder.outputs[0].shape[1:])
+    check(image == logits, f"the encoder reads images of {image}, the decoder writes {logits}: they must be equal.")
+    return int(decoder.inputs[1].shape[-1]) if len(decoder.inputs) > 1 else 0
+
+
+_REFUSED = {
+    "validation_split": "it would set records aside after N was counted; split first and pass validation_data",
+    "sample_weight": "a weight multiplies a record's contribution after its bound was agreed",
+    "class_weight": "a weight multiplies a record's contribution after its bound was agreed",
+    "shuffle": "batches are Poisson samples, drawn afresh each step",
+    "initial_epoch": "a continued run has its own budget; share a ledger instead",
+}
+
+
+def _refuse_unsupported(arguments: dict[str, Any]) -> None:
+    for name, value in arguments.items():
+        check(
+            not (value is not None and value is not False),
+            f"fit({name}=…) is refused: {_REFUSED.get(name, 'not supported')}.",
+        )

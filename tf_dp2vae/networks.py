@@ -1,0 +1,151 @@
+"""Encoder and decoder builders: functional Keras models, small on purpose.
+
+DP-SGD's noise falls on every weight, so a weight has to earn its place. No layer mixes examples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from tf_dp2vae.dreams import frequency_basis
+from tf_dp2vae.validation import check, check_whole
+
+_PROJECTED = 64
+ACCEPTED_SIZES = "height and width multiples of 4 from 8 to 64, with 1 or 3 channels (28×28×1, 32×32×3, 64×64×3, …)"
+
+
+def check_image_shape(image_shape: tuple[int, int, int]) -> None:
+    """Refuses shapes that the builders cannot serve, saying what they can."""
+    height, width, channels = image_shape
+    fits = all(8 <= side <= 64 and side % 4 == 0 for side in (height, width)) and channels in (1, 3)
+    check(fits, f"images of {height}×{width}×{channels} are not supported: accepted are {ACCEPTED_SIZES}.")
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+class Projection(keras.Layer):
+    """Coordinates of an image on a fixed basis, scaled: f = (x B) ∘ s. Nothing in it is trained.
+
+    It starts as the lowest spatial frequencies, a constant. Pre-training may replace them by directions that it learned
+    without a record's help (`assign`). An encoder behind it sees only what a coarse generator can also show it, so what
+    it learns asleep still holds on records.
+    """
+
+    def __init__(self, units: int, image_shape: tuple[int, int, int], **kwargs: Any):
+        """Args: number of coordinates; (height, width, channels)."""
+        super().__init__(trainable=False, **kwargs)
+        self.units, self.image_shape = units, tuple(image_shape)
+        pixels = math.prod(self.image_shape)
+        self.basis = self.add_weight(shape=(pixels, units), initializer="zeros", trainable=False, name="basis")
+        self.scale = self.add_weight(shape=(units,), initializer="ones", trainable=False, name="scale")
+        self.flatten = layers.Flatten()
+        self.built = True
+        self.assign(frequency_basis(self.image_shape, _frequencies(units, self.image_shape)), np.ones(units))
+
+    def assign(self, basis: np.ndarray, scale: np.ndarray) -> None:
+        """Sets the basis, [pixels, at most `units`], and its scale; coordinates beyond it are zero."""
+        kept = min(basis.shape[1], self.units)
+        wide = np.zeros(self.basis.shape, np.float32)
+        wide[:, :kept] = basis[:, :kept]
+        self.basis.assign(wide)
+        self.scale.assign(np.concatenate([scale[:kept], np.ones(self.units - kept)]))
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """[examples, height, width, channels] → [examples, units]."""
+        return tf.matmul(self.flatten(images), self.basis.value) * self.scale.value
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's, with the sizes."""
+        return {**super().get_config(), "units": self.units, "image_shape": self.image_shape}
+
+
+def _frequencies(units: int, image_shape: tuple[int, int, int]) -> int:
+    """Frequencies per axis whose square gives each channel its part of the units."""
+    return min(math.isqrt(max(units // image_shape[2], 1)), *image_shape[:2])
+
+
+def build_encoder(
+    image_shape: tuple[int, int, int], latent_dim: int, num_classes: int = 0, width: int = 32, seed: int = 0
+) -> keras.Model:
+    """q(z|x, y): images (and one-hot labels) to the mean and log-variance of a diagonal Gaussian.
+
+    A fixed projection and two dense layers: the encoder has to be quick and hard to fool, not deep.
+
+    Args:
+      image_shape: (height, width, channels).
+      latent_dim: dimensions of z.
+      num_classes: size of the label set; 0 for an encoder without labels.
+      width: an eighth of the units in each hidden layer.
+      seed: of the initial weights.
+
+    Returns:
+      Functional model, [image] or [image, label] → [mean, log_variance], each [examples, latent_dim].
+    """
+    check_image_shape(image_shape)
+    check_whole(latent_dim=latent_dim, width=width)
+    init = _initializers(seed)
+    image = keras.Input(image_shape, name="image")
+    inputs, hidden = [image], Projection(_PROJECTED, image_shape, name="projection")(image)
+    if num_classes:
+        inputs.append(keras.Input((num_classes,), name="label"))
+        hidden = layers.Concatenate()([hidden, inputs[1]])
+    for _ in range(2):
+        hidden = layers.Dense(8 * width, activation="elu", kernel_initializer=next(init))(hidden)
+    mean = layers.Dense(latent_dim, name="mean", kernel_initializer=next(init))(hidden)
+    log_variance = layers.Dense(latent_dim, name="log_variance", kernel_initializer=next(init))(hidden)
+    return keras.Model(inputs, [mean, log_variance], name="encoder")
+
+
+def build_decoder(
+    image_shape: tuple[int, int, int], latent_dim: int, num_classes: int = 0, width: int = 32, seed: int = 0
+) -> keras.Model:
+    """p(x|z, y): latents (and one-hot labels) to the logits of a Bernoulli for each pixel.
+
+    Convolutions at coarse resolution whose channels are then spread over space (sub-pixel convolution, Shi et al. 2016)
+    cost a quarter of transposed ones of equal reach, and a label's own image enters the logits directly.
+
+    Args: as for `build_encoder`; `width` is the number of channels at a quarter of the resolution.
+
+    Returns:
+      Functional model, [latent] or [latent, label] → logits [examples, height, width, channels].
+    """
+    check_image_shape(image_shape)
+    check_whole(latent_dim=latent_dim, width=width)
+    init = _initializers(seed)
+    height, across, channels = image_shape
+    latent = keras.Input((latent_dim,), name="latent")
+    inputs, hidden = [latent], latent
+    if num_classes:
+        inputs.append(keras.Input((num_classes,), name="label"))
+        hidden = layers.Concatenate()(inputs)
+    small = (height // 4, across // 4, width)
+    hidden = layers.Dense(small[0] * small[1] * small[2], activation="elu", kernel_initializer=next(init))(hidden)
+    hidden = layers.Reshape(small)(hidden)
+    hidden = layers.Conv2D(4 * max(width // 2, 1), 3, padding="same", kernel_initializer=next(init))(hidden)
+    hidden = layers.Activation("elu")(_doubled(hidden))
+    logits = _doubled(layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer=next(init))(hidden))
+    if num_classes:
+        of_label = layers.Dense(height * across * channels, use_bias=False, kernel_initializer=next(init))(inputs[1])
+        logits = layers.Add()([logits, layers.Reshape(image_shape)(of_label)])
+    return keras.Model(inputs, logits, name="decoder")
+
+
+def _doubled(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """Twice the height and width, a quarter of the channels."""
+    height, width, channels = tensor.shape[1:]
+    tensor = layers.Reshape((height, width, 2, 2, channels // 4))(tensor)
+    tensor = layers.Permute((1, 3, 2, 4, 5))(tensor)
+    return layers.Reshape((2 * height, 2 * width, channels // 4))(tensor)
+
+
+def _initializers(seed: int) -> Iterator[keras.initializers.Initializer]:
+    """A Glorot initializer of its own for each layer."""
+    for layer_seed in itertools.count(1_000 * seed):
+        yield keras.initializers.GlorotUniform(seed=layer_seed)

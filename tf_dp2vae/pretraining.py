@@ -1,0 +1,250 @@
+"""What happens before the private phase, and whether the guarantee survives it.
+
+| class         | the encoder learns from                    | guarantee                    |
+|---------------|--------------------------------------------|------------------------------|
+| `Dreams`      | samples of noisily released statistics     | end to end                   |
+| `Public`      | another, public data set                   | end to end                   |
+| `None_`       | the private phase itself (plain DP-VAE)    | end to end                   |
+| `Unprotected` | the records, without noise (as published)  | decoder, given the encoder   |
+
+The paper's own mechanism is `Unprotected`. There every later gradient depends on an encoder that saw every record, so
+the clip bounds nothing end to end; see docs/guarantee.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_dp2vae import dreams
+from tf_dp2vae.accounting import CLASS_STATISTICS, DREAM_MOMENTS
+from tf_dp2vae.configuration import Configuration
+from tf_dp2vae.networks import Projection
+from tf_dp2vae.records import Records
+from tf_dp2vae.sampling import unprotected_batches
+from tf_dp2vae.validation import check, check_between, check_positive, check_whole
+from tf_dp2vae.wake_sleep import Sleep
+
+if TYPE_CHECKING:
+    from tf_dp2vae.model import DP2VAE
+
+PretrainName = Literal["dreams", "public", "none", "unprotected"]
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Pretraining(Configuration):
+    """What every way of pre-training says of itself.
+
+    Attributes:
+      end_to_end: whether everything the private phase depends on is a function of mechanism answers or public.
+      freezes_encoder: whether the private phase trains the decoder alone.
+    """
+
+    end_to_end: ClassVar[bool] = True
+    freezes_encoder: ClassVar[bool] = True
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the budget that each of its releases takes."""
+        return {}
+
+    def describe(self) -> str:
+        """A few words for the progress and the statement."""
+        raise NotImplementedError
+
+    def run(self, model: DP2VAE, records: Records) -> None:
+        """Pre-trains the model's networks."""
+        raise NotImplementedError
+
+    def callbacks(self, model: DP2VAE, epochs: int) -> list[keras.callbacks.Callback]:
+        """What happens between the rounds of the private phase."""
+        return []
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+@dataclass(frozen=True)
+class NoPretraining(Pretraining):
+    """Plain DP-VAE: encoder and decoder from scratch under one DP-SGD with one clip."""
+
+    freezes_encoder: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return "none: encoder and decoder are trained privately from scratch"
+
+    def run(self, model: DP2VAE, records: Records) -> None:
+        pass
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+@dataclass(frozen=True)
+class Unprotected(Pretraining):
+    """As published: encoder and a throw-away decoder learn from the records without noise. No end-to-end guarantee.
+
+    Attributes:
+      epochs: passes over the records.
+      learning_rate: of Adam.
+    """
+
+    end_to_end: ClassVar[bool] = False
+    epochs: int = 10
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_whole(pretrain_epochs=self.epochs)
+        check_positive(pretrain_learning_rate=self.learning_rate)
+
+    def describe(self) -> str:
+        return f"UNPROTECTED: encoder pre-trained {self.epochs} epochs on the records themselves, without noise"
+
+    def run(self, model: DP2VAE, records: Records) -> None:
+        fresh = model.decoder.get_weights()
+        batches = unprotected_batches(records, _BATCH, model.seed)
+        model.pretrain(batches, self.epochs * len(batches), self.learning_rate)
+        # The decoder that saw records is thrown away: what is released starts from weights that never did.
+        model.decoder.set_weights(fresh)
+
+
+@dataclass(frozen=True)
+class _WithSleep(Pretraining):
+    """Ways whose encoder may go on learning from the decoder's own samples.
+
+    Attributes:
+      steps: ordinary training steps of encoder and decoder, 256 images each.
+      learning_rate: of Adam at the start, before the private phase (it falls along a cosine) and in sleep.
+      sleep_steps: steps of each sleep; 0 leaves the encoder as it is.
+    """
+
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    sleep_steps: int = 200
+
+    def __post_init__(self) -> None:
+        check_whole(pretrain_steps=self.steps)
+        check_positive(pretrain_learning_rate=self.learning_rate)
+        check_whole(minimum=0, sleep_steps=self.sleep_steps)
+
+    def callbacks(self, model: DP2VAE, epochs: int) -> list[keras.callbacks.Callback]:
+        return [Sleep(self.sleep_steps, self.learning_rate, last_epoch=epochs - 1)] if self.sleep_steps else []
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+@dataclass(frozen=True)
+class Dreams(_WithSleep):
+    """Encoder and decoder learn from samples of noisily released statistics. See `dreams`.
+
+    Attributes:
+      statistics_share: part of the budget for counts, means and principal components.
+      moments_share: part of the budget for each class's covariance on those components.
+      components: the most principal components that are kept.
+    """
+
+    statistics_share: float = 0.10
+    moments_share: float = 0.50
+    components: int = 60
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
+        check_whole(components=self.components)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return {CLASS_STATISTICS: self.statistics_share, DREAM_MOMENTS: self.moments_share}
+
+    def describe(self) -> str:
+        return "dreams: samples of noisily released class statistics, whose cost is in the events"
+
+    def run(self, model: DP2VAE, records: Records) -> None:
+        dreamer = self.release(model, records)
+        model.latent_prior.frequencies.assign(dreamer.frequencies)
+        for layer in model.encoder.layers:
+            if isinstance(layer, Projection):
+                layer.assign(dreamer.basis, 1 / dreamer.spread)
+        model.pretrain(_endless(dreamer, model.seed), self.steps, self.learning_rate)
+
+    def release(self, model: DP2VAE, records: Records) -> dreams.DreamGenerator:
+        """Asks for both releases and builds the generator."""
+        assert model.plan is not None
+        shape = records.image_shape
+        pixels = int(np.prod(shape))
+        bound = _IMAGE_BOUND * np.sqrt(pixels)
+        per_axis = min(12, *shape[:2]) if shape[2] == 1 else min(7, *shape[:2])
+        basis = dreams.frequency_basis(shape, per_axis)
+        mechanisms, plan = model.mechanisms, model.plan
+        statistics = mechanisms.class_statistics(
+            records, plan.release(CLASS_STATISTICS), basis, bound, _STATISTICS_WEIGHTS
+        )
+        found = dreams.components(statistics, basis, self.components)
+
+        def coordinates(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            centred = images.reshape(len(images), -1) - found.means[labels]
+            features = centred @ found.basis
+            return features, np.zeros_like(features)
+
+        moments = mechanisms.latent_moments(
+            records,
+            plan.release(DREAM_MOMENTS),
+            coordinates,
+            _FEATURE_BOUND * bound,
+            _MOMENT_WEIGHTS,
+            shared_second=False,
+        )
+        return dreams.generator(found, moments, shape)
+
+
+_IMAGE_BOUND = 10 / 28
+"""Bound on an image's norm, for each √pixel: 10 for 28×28."""
+_FEATURE_BOUND = 0.8
+"""Bound on an image's distance from its class mean, as a fraction of the bound on images."""
+_STATISTICS_WEIGHTS = (0.25, 1.0, 1.0)
+_MOMENT_WEIGHTS = (0.0, 0.5, 1.0)
+
+
+def _endless(dreamer: dreams.DreamGenerator, seed: int) -> tf.data.Dataset:
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        random = np.random.default_rng(seed)
+        while True:
+            labels = dreamer.sample_labels(_BATCH, random)
+            yield dreamer.sample(labels, random), labels.astype(np.int32)
+
+    signature = (tf.TensorSpec([_BATCH, *dreamer.image_shape], tf.float32), tf.TensorSpec([_BATCH], tf.int32))
+    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+@dataclass(frozen=True)
+class Public(_WithSleep):
+    """Encoder and decoder learn from another, public data set, which costs nothing.
+
+    Attributes:
+      data: public records; not saved with the model.
+    """
+
+    data: Records | None = None
+
+    def describe(self) -> str:
+        return "public: another data set, which is not protected by this statement"
+
+    def run(self, model: DP2VAE, records: Records) -> None:
+        check(self.data is not None, "pretraining is public but has no data: pass Public(data=…).")
+        check(
+            self.data.image_shape == records.image_shape and self.data.num_classes == records.num_classes,
+            f"public images are {self.data.image_shape} with {self.data.num_classes} classes, the records "
+            f"{records.image_shape} with {records.num_classes}: they must be alike.",
+        )
+        model.pretrain(unprotected_batches(self.data, _BATCH, model.seed), self.steps, self.learning_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything but the data."""
+        return {name: value for name, value in super().get_config().items() if name != "data"}
+
+
+def default_pretraining() -> Pretraining:
+    """The sound default."""
+    return Dreams()

@@ -1,0 +1,121 @@
+"""The records themselves, behind a lid.
+
+Only the input pipeline (`sampling`), the mechanisms and the metrics for the private side may lift it; a test reads the
+package's source and enforces that. What anybody may know without looking inside, because it is declared or public, are
+the plain attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dp2vae.validation import check
+
+FULL_SCALE = 255
+
+
+class Records:
+    """Images and, where there are any, their labels.
+
+    Attributes:
+      num_records: N, public by declaration.
+      image_shape: (height, width, channels), declared.
+      num_classes: the declared label set is 0 … num_classes − 1; 0 for records without labels.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None, num_classes: int):
+        """Takes arrays that were checked (`checked_records`).
+
+        Args:
+          images: [N, height, width, channels], uint8 in 0…255.
+          labels: [N], whole numbers, or None.
+          num_classes: size of the declared label set; 0 without labels.
+        """
+        self._images, self._labels = images, labels
+        self.num_records = len(images)
+        self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
+        self.num_classes = num_classes
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Lends images [N, h, w, c] (uint8) and labels [N] (int32; zeros where there are none)."""
+        labels = self._labels if self._labels is not None else np.zeros(self.num_records, np.int32)
+        yield self._images, labels
+
+
+def checked_records(
+    images: Any, labels: Any | None, num_classes: int, image_shape: tuple[int, int, int] | None = None, what: str = "x"
+) -> Records:
+    """Records from what a user has.
+
+    Args:
+      images: [N, h, w] or [N, h, w, c], uint8 in 0…255 or float in [0, 1]. Floats are rounded to 8 bits.
+      labels: [N] whole numbers in 0 … num_classes − 1, or None.
+      num_classes: size of the declared label set, used when there are labels.
+      image_shape: the declared shape; None declares the array's own.
+      what: how messages name the images.
+
+    Raises:
+      InvalidInputError: naming what was found and what is accepted.
+    """
+    images = np.asarray(images)
+    check(images.dtype.kind in "uf", f"{what} has dtype {images.dtype}: images are uint8 (0 to 255) or float (0 to 1).")
+    check(images.ndim in (3, 4), f"{what} has shape {images.shape}: images are [N, height, width(, channels)].")
+    images = images[..., None] if images.ndim == 3 else images
+    check(images.size > 0, f"{what} is empty ({_times(images.shape)}): at least one record with a pixel is needed.")
+    shape = tuple(images.shape[1:])
+    check(
+        image_shape is None or shape == tuple(image_shape),
+        f"{what} holds images of {_times(shape)}, not the declared {_times(image_shape or ())}.",
+    )
+    images = _as_uint8(images, what)
+    if labels is None:
+        return Records(images, None, 0)
+    labels = np.asarray(labels)
+    check(
+        labels.ndim == 1 and len(labels) == len(images),
+        f"labels have shape {labels.shape} for {len(images)} images: one whole number an image is needed.",
+    )
+    check(labels.dtype.kind in "ui", f"labels have dtype {labels.dtype}: whole numbers are needed.")
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    check(
+        len(outside) == 0,
+        f"{len(outside)} labels lie outside the declared label set 0 to {num_classes - 1}: declare more classes "
+        "(--num-classes) or mend the labels.",
+    )
+    return Records(images, labels.astype(np.int32), num_classes)
+
+
+def _as_uint8(images: np.ndarray, what: str) -> np.ndarray:
+    if images.dtype.kind == "u":
+        check(images.dtype == np.uint8, f"{what} has dtype {images.dtype}: whole-number images must be uint8.")
+        return images
+    check(bool(np.isfinite(images).all()), f"{what} holds NaN or infinite pixels: mend or drop those images.")
+    check(
+        float(images.min()) >= 0 and float(images.max()) <= 1,
+        f"{what} holds float pixels outside [0, 1]: scale them, or pass uint8.",
+    )
+    return np.round(images * FULL_SCALE).astype(np.uint8)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def resized(records: Records, image_shape: tuple[int, int, int]) -> Records:
+    """*Public* records, their images scaled bilinearly to the height and width of `image_shape`."""
+    if records.image_shape == image_shape:
+        return records
+    check(
+        records.image_shape[2] == image_shape[2],
+        f"public images have {records.image_shape[2]} channels, the records {image_shape[2]}: they must be alike.",
+    )
+    with records.opened() as (images, labels):
+        scaled = tf.image.resize(tf.cast(images, tf.float32), image_shape[:2])
+        whole = np.clip(np.round(scaled.numpy()), 0, FULL_SCALE).astype(np.uint8)
+        return Records(whole, labels if records.num_classes else None, records.num_classes)

@@ -1,0 +1,116 @@
+"""Poisson batches of fixed shape.
+
+Each record is in a step's batch independently with probability q; that, and not shuffling, is what the accountant's
+amplification by sampling is proved for. A batch of random size is laid out in physical chunks of fixed shape with a 0/1
+mask, so that one compiled program serves every step and memory is a knob that cannot change privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dp2vae.randomness import Entropy
+from tf_dp2vae.records import FULL_SCALE, Records
+
+
+class PoissonBatch(NamedTuple):
+    """One logical batch. K chunks of P examples, of which the first `num_chunks` hold records.
+
+    Attributes:
+      images: [K, P, height, width, channels], uint8; zeros where the mask is 0.
+      labels: [K, P], int32.
+      mask: [K, P], uint8, 1 for a record.
+      num_chunks: scalar int32.
+      key: [2] int64, fresh private randomness for this step's latent draws and noise.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+    mask: tf.Tensor
+    num_chunks: tf.Tensor
+    key: tf.Tensor
+
+
+def unit_interval(images: tf.Tensor) -> tf.Tensor:
+    """uint8 pixels as floats in [0, 1]; floats pass."""
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / FULL_SCALE
+    return tf.cast(images, tf.float32)
+
+
+class PoissonSource:
+    """Draws Poisson batches from records, without end."""
+
+    def __init__(self, records: Records, sampling_rate: float, physical_batch_size: int, entropy: Entropy):
+        """Prepares the layout of a batch; draws nothing yet.
+
+        Args:
+          records: what is drawn from.
+          sampling_rate: q in (0, 1].
+          physical_batch_size: P, examples that are processed at once. Trades memory for speed, never privacy.
+          entropy: private randomness.
+        """
+        self._records, self._entropy = records, entropy
+        self.sampling_rate = sampling_rate
+        self.physical_batch_size = physical_batch_size
+        expected = sampling_rate * records.num_records
+        # Room for eight deviations; a larger draw grows the layout (one recompilation) rather than being cut.
+        self._chunks = math.ceil((expected + 8 * math.sqrt(expected) + 8) / physical_batch_size)
+
+    def draw(self) -> np.ndarray:
+        """The indices of one Poisson batch, ascending."""
+        uniform = self._entropy.generator().random(self._records.num_records)
+        return np.flatnonzero(uniform < self.sampling_rate)
+
+    def batch(self) -> PoissonBatch:
+        """One logical batch, as NumPy arrays."""
+        chosen = self.draw()
+        size = self.physical_batch_size
+        needed = -(-len(chosen) // size)
+        self._chunks = max(self._chunks, needed)
+        room = self._chunks * size
+        images = np.zeros((room, *self._records.image_shape), np.uint8)
+        labels = np.zeros(room, np.int32)
+        mask = np.zeros(room, np.uint8)
+        with self._records.opened() as (all_images, all_labels):
+            images[: len(chosen)] = all_images[chosen]
+            labels[: len(chosen)] = all_labels[chosen]
+        mask[: len(chosen)] = 1
+        layout = (self._chunks, size)
+        return PoissonBatch(
+            images.reshape(*layout, *self._records.image_shape),
+            labels.reshape(layout),
+            mask.reshape(layout),
+            np.int32(needed),
+            self._entropy.key(),
+        )
+
+    def dataset(self) -> tf.data.Dataset:
+        """An endless dataset of batches; the next is drawn while a step runs."""
+
+        def batches() -> Iterator[PoissonBatch]:
+            while True:
+                yield self.batch()
+
+        size = self.physical_batch_size
+        signature = PoissonBatch(
+            tf.TensorSpec([None, size, *self._records.image_shape], tf.uint8),
+            tf.TensorSpec([None, size], tf.int32),
+            tf.TensorSpec([None, size], tf.uint8),
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([2], tf.int64),
+        )
+        return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
+
+
+def unprotected_batches(records: Records, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Shuffled (images, labels) batches *outside* every mechanism. Whatever learns from them is not private."""
+    with records.opened() as (images, labels):
+        dataset = tf.data.Dataset.from_tensor_slices((images, labels))
+    shuffled = dataset.shuffle(records.num_records, seed=seed, reshuffle_each_iteration=True)
+    return shuffled.batch(min(batch_size, records.num_records), drop_remainder=True)

@@ -1,0 +1,54 @@
+"""Uniform refusals: each names the argument, its value, the bound, and the way out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+class InvalidInputError(ValueError):
+    """Something that the caller passed cannot be used. The message is one line, fit to be shown as it is."""
+
+
+def check(condition: bool, message: str) -> None:
+    """Raises `InvalidInputError(message)` unless the condition holds."""
+    if not condition:
+        raise InvalidInputError(message)
+
+
+def check_positive(way_out: str = "", **values: float) -> None:
+    """Each value is a finite number above 0."""
+    for name, value in values.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        check(
+            number and math.isfinite(value) and value > 0,
+            _sentence(f"{name}={value!r} must be a finite number above 0", way_out),
+        )
+
+
+def check_whole(minimum: int = 1, way_out: str = "", **values: int) -> None:
+    """Each value is a whole number of at least `minimum`."""
+    for name, value in values.items():
+        check(
+            isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
+            _sentence(f"{name}={value!r} must be a whole number of at least {minimum}", way_out),
+        )
+
+
+def check_between(low: float, high: float, way_out: str = "", **values: float) -> None:
+    """Each value lies strictly between `low` and `high`."""
+    for name, value in values.items():
+        check(
+            isinstance(value, (int, float)) and low < value < high,
+            _sentence(f"{name}={value!r} must lie strictly between {low:g} and {high:g}", way_out),
+        )
+
+
+def check_choice(choices: tuple[str, ...], **values: Any) -> None:
+    """Each value is one of the choices."""
+    for name, value in values.items():
+        check(value in choices, f"{name}={value!r} is not known: choose one of {', '.join(choices)}.")
+
+
+def _sentence(text: str, way_out: str) -> str:
+    return f"{text}: {way_out}." if way_out else f"{text}."

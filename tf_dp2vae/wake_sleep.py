@@ -1,0 +1,74 @@
+"""Sleep: the encoder learns from the decoder's own samples, whose latents are known.
+
+Between two rounds of private training ("wake") the encoder is trained on (z, y) → x pairs of the averaged decoder. No
+record is read, so it costs nothing, and the encoder improves as the decoder does.
+
+Reference: Hinton, Dayan, Frey and Neal 1995, "The wake-sleep algorithm for unsupervised neural networks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+from tf_dp2vae import objectives
+
+_BATCH = 256
+
+
+class Sleep(keras.callbacks.Callback):
+    """Puts the model to sleep at the end of each epoch but the last."""
+
+    def __init__(self, steps: int, learning_rate: float, last_epoch: int):
+        """Args: steps of each sleep; Adam's learning rate; the epoch after which there is nothing left to wake for."""
+        super().__init__()
+        self._steps, self._learning_rate, self._last_epoch = steps, learning_rate, last_epoch
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """One sleep; private metrics in `logs` are not looked at."""
+        if epoch == self._last_epoch:
+            return
+        self._dreaming.set_weights(self._averaged_weights())
+        with self._encoder_trainable():
+            self._round(tf.constant(self._steps), tf.constant([self.model.seed, epoch]))
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Builds what each sleep needs: a copy of the decoder to dream with, and an optimizer of the encoder's."""
+        self._dreaming = keras.models.clone_model(self.model.decoder)
+        self._optimizer = keras.optimizers.Adam(
+            self._learning_rate / 2
+        )  # it goes on from weights that are good already
+        with self._encoder_trainable():
+            self._variables = self.model.encoder.trainable_variables
+        self._optimizer.build(self._variables)
+        self._round = tf.function(self._sleep)
+
+    @contextmanager
+    def _encoder_trainable(self) -> Iterator[None]:
+        self.model.encoder.trainable = True
+        yield
+        self.model.encoder.trainable = False
+
+    def _averaged_weights(self) -> list:
+        optimizer = self.model.optimizer
+        if not optimizer.use_ema:
+            return self.model.decoder.get_weights()
+        return [average.numpy() for average in optimizer._model_variables_moving_average]
+
+    def _sleep(self, steps: tf.Tensor, seed: tf.Tensor) -> None:
+        for step in tf.range(steps):
+            self._step(tf.random.experimental.stateless_fold_in(seed, step))
+
+    def _step(self, seed: tf.Tensor) -> None:
+        model = self.model
+        for_labels, for_latents = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        labels = model.latent_prior.sample_labels(tf.constant(_BATCH), for_labels)
+        latent = model.latent_prior.sample(labels, for_latents)
+        images = tf.sigmoid(model.decode(latent, labels, lambda _, inputs: self._dreaming(inputs)))
+        with tf.GradientTape() as tape:
+            mean, log_variance = model.encode(images, labels)
+            loss = tf.reduce_mean(objectives.recognition_loss(latent, mean, log_variance))
+        self._optimizer.apply(tape.gradient(loss, self._variables), self._variables)

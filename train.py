@@ -1,0 +1,70 @@
+"""Trains a private generator of images: pre-training, DP-SGD, latent prior, release.
+
+    python train.py --epsilon 1
+
+reads MNIST, and leaves runs/<name>/release (may be published) and runs/<name>/private (must not).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
+
+# isort: split
+from tf_dp2vae import datasets
+from tf_dp2vae.callbacks import StepHistory
+from tf_dp2vae.commands import TrainFlags, one_line_errors, parse
+from tf_dp2vae.figures import training_curves
+from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.networks import build_decoder, build_encoder
+from tf_dp2vae.optimizers import DPAdam
+from tf_dp2vae.runs import RunFolder
+from tf_dp2vae.setup import make_pretraining, make_prior
+
+
+@one_line_errors
+def main() -> None:
+    flags = parse(TrainFlags, __doc__)
+    dataset = datasets.load(flags.dataset, flags.data, flags.num_classes)
+    records = dataset.train
+    pretraining, prior = make_pretraining(flags, records), make_prior(flags)
+    run = RunFolder(Path(flags.runs), flags.run_name(dataset.name))
+
+    shape, classes = records.image_shape, records.num_classes
+    encoder = build_encoder(shape, flags.latent_dim, classes, flags.width, flags.seed)
+    decoder = build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1)
+    with run.opened(records.num_records, flags.ledger) as ledger:
+        model = DP2VAE(
+            encoder,
+            decoder,
+            privacy=flags.privacy,
+            pretraining=pretraining,
+            prior=prior,
+            draws=flags.draws,
+            engine=flags.engine,
+            physical_batch_size=flags.physical_batch_size,
+            seed=flags.seed,
+            ledger=ledger,
+        )
+        model.compile(DPAdam(learning_rate=flags.learning_rate, use_ema=flags.ema > 0, ema_momentum=flags.ema))
+        history = StepHistory()
+        model.fit(
+            records,
+            batch_size=flags.batch_size,
+            epochs=flags.rounds,
+            steps_per_epoch=flags.steps // flags.rounds,
+            callbacks=[history],
+        )
+        training_curves(history.values, run.private / "training.png")
+        history.write_csv(run.private / "history.csv")
+        run.write_private(model, asdict(flags))
+        run.write_release(model)
+
+    print(model.privacy_statement())
+    print(f"May be published:     {run.release}\nMust not be published: {run.private}")
+
+
+if __name__ == "__main__":
+    main()
