@@ -227,8 +227,8 @@ def unprotected_scores(row: Row) -> Scores:
         return with_record - without
 
     score: dict[str, Callable[[list[np.ndarray]], float]] = {}
-    if row.seed_known:
-        encoders = pair(SEED)
+    encoders = pair(SEED) if row.seed_known else None
+    if encoders:
         direction = shift(encoders)
         matching = EncoderMatching(
             mechanism.model, mechanism.images[:500], mechanism.labels[:500], encoders[1], encoders[0]
@@ -241,7 +241,7 @@ def unprotected_scores(row: Row) -> Scores:
     scores: dict[str, list[list[float]]] = {name: [[], []] for name in score}
     for _ in range(CALIBRATION + row.evaluated):
         for member in (False, True):
-            if row.seed_known:
+            if encoders:
                 encoder = encoders[member]
             else:
                 encoder = mechanism.pretrained(member, int(secret.integers(2**31)), row.epochs)

@@ -166,6 +166,7 @@ def test_second_holder_and_other_data_set_are_refused(tmp_path):
     ledger = Ledger(path, 50)
     with pytest.raises(InvalidInputError, match="in use"):
         Ledger(path, 50)
+    ledger.charge(STEP)
     ledger.close()
     with pytest.raises(InvalidInputError, match="50 records, not 60"):
         Ledger(path, 60)

@@ -58,7 +58,7 @@ def test_frequencies_follow_the_noisy_counts_and_empty_classes_get_the_overall_m
     np.testing.assert_allclose(found.frequencies, [0.75, 0.25, 0.0])
     np.testing.assert_allclose(found.means[0], 4.0, rtol=1e-3)
     np.testing.assert_allclose(found.means[2], answer.sums.sum(0) / N, rtol=1e-2)
-    nobody = Moments(np.array([-3.0, -1.0]), np.ones((2, D)), answer.seconds, 1.0, 1.0)
+    nobody = Moments(np.array([-3.0, -1.0]), np.ones((2, D)), answer.seconds, 1.0, 1.0, 1.0)
     np.testing.assert_allclose(components(nobody, np.eye(D), 3).frequencies, [0.5, 0.5])
 
 
@@ -100,7 +100,7 @@ def test_samples_have_the_moments_of_the_model():
     np.testing.assert_allclose(np.cov(images.T), basis @ scales[1] @ scales[1].T @ basis.T, atol=3e-5)
     labels = dreamer.sample_labels(40_000, random)
     np.testing.assert_allclose(np.bincount(labels) / 40_000, [0.8, 0.2], atol=0.015)
-    loud = DreamGenerator(means, basis, features, 100 * scales, np.array([0.8, 0.2]), (4, 4, 1), gain=3.0)
+    loud = DreamGenerator(means, basis, features, 100 * scales, np.array([0.8, 0.2]), (4, 4, 1))
     extreme = loud.sample(np.zeros(50, np.int64), random)
     assert extreme.shape == (50, 4, 4, 1) and extreme.dtype == np.float32
     assert extreme.min() == 0 and extreme.max() == 1

@@ -276,13 +276,16 @@ class Ledger:
           InvalidInputError: the file is no ledger, is held by another process, or belongs to another number of records.
         """
         self.shared = shared
-        self.num_records = num_records
+        self.num_records: int | None = None
         self._events: list[Event] = []
         self._file = None
         self._begun = False
-        if path is None:
-            return
-        self.path = Path(path)
+        if path is not None:
+            self._open(Path(path))
+        self.bind(num_records)
+
+    def _open(self, path: Path) -> None:
+        self.path = path
         check(not self.path.is_dir(), f"ledger {self.path} is a folder: give the path of a file.")
         check(self.path.parent.is_dir(), f"ledger {self.path}: its folder does not exist; create it first.")
         try:
@@ -303,7 +306,7 @@ class Ledger:
             return
         try:
             header, *entries = [json.loads(line) for line in text.splitlines()]
-            known = header["num_records"]
+            self.num_records = header["num_records"]
             if header["adjacency"] != ADJACENCY:
                 raise ValueError(f"another adjacency, {header['adjacency']!r}")
             self._events = [Event.from_json(entry) for entry in entries]
@@ -311,7 +314,6 @@ class Ledger:
             raise InvalidInputError(f"ledger {self.path} is not a ledger (or is damaged): {error}.") from error
         if not text.endswith("\n"):
             self._file.write("\n")  # a crash cut the last line's end off; the next entry needs a line of its own
-        self.bind(known)
 
     def bind(self, num_records: int | None) -> None:
         """Says how many records the data set has, N.

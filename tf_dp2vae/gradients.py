@@ -193,12 +193,14 @@ _TFPrivacyOptimizer = make_vectorized_keras_optimizer_class(keras.optimizers.SGD
 class ReferenceEngine:
     """tensorflow-privacy's vectorized optimizer, unchanged, without noise: the mean of clipped gradients, times P."""
 
+    def __init__(self) -> None:
+        self._optimizer = _TFPrivacyOptimizer(
+            l2_norm_clip=0.0, noise_multiplier=0.0, unconnected_gradients_to_zero=True
+        )
+        self._optimizer._name = self._optimizer.name  # it reads the Keras 2 attribute
+
     def clipped_sum(self, loss, batch, mask, variables, l2_norm_clip):
-        with tf.init_scope():  # the optimizer creates a counter, which a traced function may not
-            optimizer = _TFPrivacyOptimizer(
-                l2_norm_clip=l2_norm_clip, noise_multiplier=0.0, unconnected_gradients_to_zero=True
-            )
-        optimizer._name = optimizer.name  # it reads the Keras 2 attribute
+        self._optimizer._l2_norm_clip = l2_norm_clip
         values = [variable.value for variable in variables]
         batch, mask = _without_non_finite(batch, mask)
         finite = _finite_gradients(loss, batch, values)
@@ -210,7 +212,7 @@ class ReferenceEngine:
             losses.append(loss(plain_apply, batch) * kept)
             return losses[0]
 
-        means = optimizer._compute_gradients(masked_losses, values)
+        means = self._optimizer._compute_gradients(masked_losses, values)
         sums: Any = [tf.convert_to_tensor(mean) * tf.cast(mask.shape[0], tf.float32) for mean, _ in means]
         return sums, tf.reduce_sum(losses[0])
 

@@ -40,7 +40,7 @@ class Projection(keras.Layer):
 
     def __init__(self, units: int, image_shape: tuple[int, int, int], **kwargs: Any):
         """Args: number of coordinates; (height, width, channels)."""
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.units, self.image_shape = units, tuple(image_shape)
         pixels = math.prod(self.image_shape)
         self.basis = self.add_weight(shape=(pixels, units), initializer="zeros", trainable=False, name="basis")

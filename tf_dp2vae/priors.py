@@ -39,7 +39,7 @@ class LatentPrior(keras.Layer):
 
     def __init__(self, latent_dim: int, num_classes: int = 1, **kwargs: Any):
         """A standard normal for each of `num_classes` classes (1 for unlabelled records), all equally frequent."""
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.latent_dim, self.num_classes = latent_dim, num_classes
         shape = (num_classes, latent_dim)
         self.means = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="means")
