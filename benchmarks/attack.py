@@ -10,10 +10,9 @@ calibration releases that are not counted.
 
 from __future__ import annotations
 
-import os
+import checkout  # noqa: F401 - before whatever imports TensorFlow or the package
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported: its start-up chatter hides ours
-
+# isort: split
 import argparse
 import functools
 import json
@@ -335,6 +334,7 @@ def histograms(stored: dict[str, Scores], file: Path) -> None:
         axis.hist(values[1], bins, alpha=0.6, label="D")
         axis.axvline(threshold, color="black", linewidth=1, linestyle="--")
         axis.set_title(f"{row.name}\nclaimed ε = {CLAIM.epsilon:g}, measured ≥ {verdict.lower_bound:.2f}", fontsize=9)
+        axis.locator_params(axis="x", nbins=4)
         axis.set_xlabel(f"arsinh({name})" if row.unnoised else name, fontsize=8)
     axes.flat[0].legend(fontsize=8)
     figure.tight_layout()
