@@ -49,7 +49,10 @@ def test_trained_model_holds_finite_weights_that_moved(trained):
 
 def test_evaluate_is_the_mean_elbo_whatever_the_batches(trained):
     model, _ = trained
-    results = model.evaluate(IMAGES, LABELS, batch_size=20, verbose=0, return_dict=True)
+    results = {
+        name: float(value)
+        for name, value in model.evaluate(IMAGES, LABELS, batch_size=20, verbose=0, return_dict=True).items()
+    }
     assert set(results) == {"loss", "reconstruction", "kl"}
     assert results["loss"] == pytest.approx(results["reconstruction"] + results["kl"], rel=0.02)
     mean, log_variance = (part.numpy() for part in model.encode(tf.constant(IMAGES / 255, tf.float32), LABELS))
