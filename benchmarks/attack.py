@@ -31,9 +31,10 @@ import tensorflow as tf
 from keras import layers
 
 from tf_dp2vae import accounting, datasets
-from tf_dp2vae.accounting import Ledger, Privacy
+from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.audit import EncoderMatching, TranscriptAudit, Verdict, judge
 from tf_dp2vae.gradients import BookKeepingEngine, plain_apply
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_encoder

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from tf_dp2vae.accounting import Ledger
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.randomness import SystemEntropy
 from tf_dp2vae.records import Records

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tf_dp2vae import accounting
-from tf_dp2vae.accounting import BudgetExceededError, Event, Ledger, Privacy, merged, plan
+from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy, merged, plan
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.pretraining import NoPretraining
 from tf_dp2vae.validation import InvalidInputError
 
@@ -143,7 +144,7 @@ def test_charge_is_on_disk_when_it_returns(tmp_path, monkeypatch):
 
 def test_killed_process_leaves_its_charges(tmp_path):
     code = (
-        "import os, sys; from tf_dp2vae.accounting import Event, Ledger\n"
+        "import os, sys; from tf_dp2vae.accounting import Event; from tf_dp2vae.ledger import Ledger\n"
         "ledger = Ledger(sys.argv[1], 50); ledger.charge(Event('a', 2.0)); ledger.charge(Event('a', 2.0)); os._exit(9)"
     )
     root = Path(accounting.__file__).parents[1]

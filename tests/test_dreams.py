@@ -6,8 +6,9 @@ from conftest import Silence, some_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tf_dp2vae.accounting import Event, Ledger
+from tf_dp2vae.accounting import Event
 from tf_dp2vae.dreams import DreamGenerator, components, frequency_basis, generator, shrunk_covariances
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms, Moments
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records

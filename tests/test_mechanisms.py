@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from keras import layers
 from scipy import stats
 
-from tf_dp2vae.accounting import Event, Ledger
+from tf_dp2vae.accounting import Event
 from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.gradients import BookKeepingEngine
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.randomness import SystemEntropy, fold
 from tf_dp2vae.records import Records

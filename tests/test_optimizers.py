@@ -8,8 +8,8 @@ from conftest import SHAPE, tiny_model
 from keras import layers
 from scipy import stats
 
-from tf_dp2vae.accounting import Ledger
 from tf_dp2vae.gradients import BookKeepingEngine
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.optimizers import DPSGD, DPAdam, get_dp_optimizer
 from tf_dp2vae.randomness import SystemEntropy

@@ -14,7 +14,8 @@ from dp_accounting import pld, rdp
 
 import tf_dp2vae.runs as runs
 import train
-from tf_dp2vae.accounting import BudgetExceededError, Event, Ledger
+from tf_dp2vae.accounting import BudgetExceededError, Event
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.runs import RunFolder
 from tf_dp2vae.statement import GIVEN_ENCODER
 from tf_dp2vae.validation import InvalidInputError

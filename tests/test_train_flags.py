@@ -9,7 +9,8 @@ import pytest
 from conftest import images_and_labels
 
 import train
-from tf_dp2vae.accounting import Event, Ledger
+from tf_dp2vae.accounting import Event
+from tf_dp2vae.ledger import Ledger
 
 IMAGES, LABELS = images_and_labels(40)
 

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tf_dp2vae.accounting import Ledger as Ledger
     from tf_dp2vae.accounting import Privacy as Privacy
+    from tf_dp2vae.ledger import Ledger as Ledger
     from tf_dp2vae.model import DP2VAE as DP2VAE
     from tf_dp2vae.networks import build_decoder as build_decoder
     from tf_dp2vae.networks import build_encoder as build_encoder
@@ -33,7 +33,7 @@ _HOME = {
     "DPSGD": "optimizers",
     "Dreams": "pretraining",
     "GaussianPrior": "priors",
-    "Ledger": "accounting",
+    "Ledger": "ledger",
     "NoPretraining": "pretraining",
     "NormalPrior": "priors",
     "Privacy": "accounting",

@@ -12,7 +12,8 @@ from tf_dp2vae import accounting
 from tf_dp2vae.validation import check
 
 if TYPE_CHECKING:
-    from tf_dp2vae.accounting import Ledger, Plan, Privacy
+    from tf_dp2vae.accounting import Plan, Privacy
+    from tf_dp2vae.ledger import Ledger
     from tf_dp2vae.model import DP2VAE
 
 _POINTS = 24

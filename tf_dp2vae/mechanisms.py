@@ -20,8 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae._tfp import GaussianSumQuery
-from tf_dp2vae.accounting import Event, Ledger
+from tf_dp2vae.accounting import Event
 from tf_dp2vae.gradients import Apply, GradientEngine
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.randomness import Entropy, fold, gaussian_noise
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, unit_interval

@@ -22,9 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae import accounting, objectives
-from tf_dp2vae.accounting import Ledger, Plan, Privacy
+from tf_dp2vae.accounting import Plan, Privacy
 from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, refuse_private_control
 from tf_dp2vae.gradients import Apply, EngineName, make_engine, plain_apply
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.mixing import refuse_mixing
 from tf_dp2vae.optimizers import get_dp_optimizer

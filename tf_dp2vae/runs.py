@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tf_dp2vae.accounting import Ledger
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.validation import InvalidInputError, check
 
 if TYPE_CHECKING:
