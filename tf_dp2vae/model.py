@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import enum
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from tf_dp2vae.optimizers import get_dp_optimizer
 from tf_dp2vae.pretraining import Pretraining, default_pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, Prior
 from tf_dp2vae.randomness import Entropy, SystemEntropy
-from tf_dp2vae.records import Records, checked_records
+from tf_dp2vae.refusals import as_records, check_networks, check_ready, refuse_unsupported, warn_about_delta
 from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
 from tf_dp2vae.statement import Statement, statement_of
@@ -98,7 +97,7 @@ class DP2VAE(keras.Model):
         """
         super().__init__(**kwargs)
         self.encoder, self.decoder = encoder, decoder
-        self.num_classes = _check_networks(encoder, decoder)
+        self.num_classes = check_networks(encoder, decoder)
         check_whole(draws=draws, physical_batch_size=physical_batch_size)
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
@@ -289,11 +288,10 @@ class DP2VAE(keras.Model):
           InvalidInputError: unusable data or arguments; raised before anything is charged.
           BudgetExceededError: the ledger has no room left.
         """
-        _refuse_unsupported(unsupported)
+        refuse_unsupported(unsupported)
         refuse_private_control(callbacks or [])
-        self._assert_ready()
-        records = x if isinstance(x, Records) else self._as_records(x, y)
-        self._check_records(records)
+        check_ready(self)
+        records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
         check_whole(batch_size=batch_size, epochs=epochs)
         check(
             batch_size <= records.num_records,
@@ -302,7 +300,7 @@ class DP2VAE(keras.Model):
         if steps_per_epoch is None:
             steps_per_epoch = max(1, round(records.num_records / batch_size))
         check_whole(steps_per_epoch=steps_per_epoch)
-        self._warn_about_delta(records.num_records)
+        warn_about_delta(self.privacy.delta, records.num_records)
         self.ledger.bind(records.num_records)
         self.num_records = records.num_records
         self.plan = accounting.plan(
@@ -381,36 +379,6 @@ class DP2VAE(keras.Model):
         """Refused: a batch chosen by the caller is no Poisson batch, so no event describes it."""
         raise InvalidInputError("train_on_batch is refused: a batch of your choice is no Poisson sample; use fit.")
 
-    def _assert_ready(self) -> None:
-        check(self.compiled, "call compile(optimizer='dp-adam') before fit.")
-        check(self.steps_per_execution == 1, "steps_per_execution must be 1: each private step is charged by itself.")
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        check(replicas == 1, f"{replicas} replicas would each add noise and sum it: train under one.")
-
-    def _as_records(self, x: Any, y: Any) -> Records:
-        arrays = isinstance(x, np.ndarray) or hasattr(x, "__array__")
-        check(arrays, f"x is a {type(x).__name__}: Poisson sampling needs arrays, no generators or datasets.")
-        return checked_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
-
-    def _check_records(self, records: Records) -> None:
-        check(
-            bool(records.num_classes) == bool(self.num_classes),
-            f"the model has {self.num_classes} classes and the records {records.num_classes}: pass labels to a model "
-            "with a label input, and none to one without.",
-        )
-        check(
-            records.num_classes == self.num_classes,
-            f"the records declare {records.num_classes} classes, the decoder has room for {self.num_classes}.",
-        )
-
-    def _warn_about_delta(self, num_records: int) -> None:
-        if self.privacy.delta >= 1 / num_records:
-            warnings.warn(
-                f"delta={self.privacy.delta:g} is not below 1/N = {1 / num_records:.2g}: a mechanism that publishes one "
-                "record at random would pass. Lower --delta.",
-                stacklevel=3,
-            )
-
     def _validation_batches(self, data: tuple[Any, ...] | None) -> tf.data.Dataset | None:
         if data is None:
             return None
@@ -469,37 +437,3 @@ class DP2VAE(keras.Model):
             self.compile(optimizer=keras.saving.deserialize_keras_object(config["optimizer"]))
             self.encoder.trainable = not self.pretraining.freezes_encoder
             self.optimizer.build(self.trainable_variables)
-
-
-def _check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
-    """The number of classes, after checking that the two fit together."""
-    for network in (encoder, decoder):
-        check(
-            isinstance(network, keras.Model) and bool(getattr(network, "inputs", None)),
-            f"{getattr(network, 'name', network)} is no functional Keras model: build it with keras.Model(inputs, outputs).",
-        )
-    check(
-        len(encoder.outputs) == 2, f"the encoder has {len(encoder.outputs)} outputs: mean and log-variance are needed."
-    )
-    latents = [int(output.shape[-1]) for output in encoder.outputs] + [int(decoder.inputs[0].shape[-1])]
-    check(len(set(latents)) == 1, f"latent sizes differ (mean, log-variance, decoder input): {latents}.")
-    image, logits = tuple(encoder.inputs[0].shape[1:]), tuple(decoder.outputs[0].shape[1:])
-    check(image == logits, f"the encoder reads images of {image}, the decoder writes {logits}: they must be equal.")
-    return int(decoder.inputs[1].shape[-1]) if len(decoder.inputs) > 1 else 0
-
-
-_REFUSED = {
-    "validation_split": "it would set records aside after N was counted; split first and pass validation_data",
-    "sample_weight": "a weight multiplies a record's contribution after its bound was agreed",
-    "class_weight": "a weight multiplies a record's contribution after its bound was agreed",
-    "shuffle": "batches are Poisson samples, drawn afresh each step",
-    "initial_epoch": "a continued run has its own budget; share a ledger instead",
-}
-
-
-def _refuse_unsupported(arguments: dict[str, Any]) -> None:
-    for name, value in arguments.items():
-        check(
-            not (value is not None and value is not False),
-            f"fit({name}=…) is refused: {_REFUSED.get(name, 'not supported')}.",
-        )

@@ -1,0 +1,93 @@
+"""What a model and its `fit` refuse, each with the reason and the way out."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_dp2vae.records import Records, checked_records
+from tf_dp2vae.validation import check
+
+if TYPE_CHECKING:
+    from tf_dp2vae.model import DP2VAE
+
+
+def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
+    """The number of classes of a decoder, 0 without a label input, after checking that the two networks fit together.
+
+    Raises:
+      InvalidInputError: they are no functional models, or their shapes differ.
+    """
+    for network in (encoder, decoder):
+        check(
+            isinstance(network, keras.Model) and bool(getattr(network, "inputs", None)),
+            f"{getattr(network, 'name', network)} is no functional Keras model: build it with keras.Model(inputs, outputs).",
+        )
+    check(
+        len(encoder.outputs) == 2, f"the encoder has {len(encoder.outputs)} outputs: mean and log-variance are needed."
+    )
+    latents = [int(output.shape[-1]) for output in encoder.outputs] + [int(decoder.inputs[0].shape[-1])]
+    check(len(set(latents)) == 1, f"latent sizes differ (mean, log-variance, decoder input): {latents}.")
+    image, logits = tuple(encoder.inputs[0].shape[1:]), tuple(decoder.outputs[0].shape[1:])
+    check(image == logits, f"the encoder reads images of {image}, the decoder writes {logits}: they must be equal.")
+    return int(decoder.inputs[1].shape[-1]) if len(decoder.inputs) > 1 else 0
+
+
+_REFUSED = {
+    "validation_split": "it would set records aside after N was counted; split first and pass validation_data",
+    "sample_weight": "a weight multiplies a record's contribution after its bound was agreed",
+    "class_weight": "a weight multiplies a record's contribution after its bound was agreed",
+    "shuffle": "batches are Poisson samples, drawn afresh each step",
+    "initial_epoch": "a continued run has its own budget; share a ledger instead",
+}
+
+
+def refuse_unsupported(arguments: dict[str, Any]) -> None:
+    """Refuses arguments of Keras's `fit` that would void the guarantee, saying why."""
+    for name, value in arguments.items():
+        check(
+            not (value is not None and value is not False),
+            f"fit({name}=…) is refused: {_REFUSED.get(name, 'not supported')}.",
+        )
+
+
+def check_ready(model: DP2VAE) -> None:
+    """Refuses a model that is not compiled, or compiled for a way of stepping that the ledger could not follow."""
+    check(model.compiled, "call compile(optimizer='dp-adam') before fit.")
+    check(model.steps_per_execution == 1, "steps_per_execution must be 1: each private step is charged by itself.")
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    check(replicas == 1, f"{replicas} replicas would each add noise and sum it: train under one.")
+
+
+def as_records(x: Any, y: Any, num_classes: int, image_shape: tuple[int, ...]) -> Records:
+    """The records of a model's `fit`, checked against its label set and image shape."""
+    if isinstance(x, Records):
+        records = x
+    else:
+        arrays = isinstance(x, np.ndarray) or hasattr(x, "__array__")
+        check(arrays, f"x is a {type(x).__name__}: Poisson sampling needs arrays, no generators or datasets.")
+        records = checked_records(x, y, num_classes, image_shape)
+    check(
+        bool(records.num_classes) == bool(num_classes),
+        f"the model has {num_classes} classes and the records {records.num_classes}: pass labels to a model with a "
+        "label input, and none to one without.",
+    )
+    check(
+        records.num_classes == num_classes,
+        f"the records declare {records.num_classes} classes, the decoder has room for {num_classes}.",
+    )
+    return records
+
+
+def warn_about_delta(delta: float, num_records: int) -> None:
+    """Warns where δ lets a mechanism pass that publishes a record outright."""
+    if delta >= 1 / num_records:
+        warnings.warn(
+            f"delta={delta:g} is not below 1/N = {1 / num_records:.2g}: a mechanism that publishes one record at random "
+            "would pass. Lower --delta.",
+            stacklevel=3,
+        )
