@@ -72,8 +72,10 @@ class LatentPrior(keras.Layer):
         return {**super().get_config(), "latent_dim": self.latent_dim, "num_classes": self.num_classes}
 
 
-_LATENT_BOUND_FACTOR = 2.0
-_PRIOR_WEIGHTS = (0.5, 1.0, 1.0)
+_LATENT_BOUND_FACTOR = 1.4
+"""Bound on the norm of a latent mean, for each √latent dimension. It clips the far fifth of records: less noise on the
+covariances, which samples need most, is worth that (see docs/levers.md)."""
+_PRIOR_WEIGHTS = (0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
