@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
-import tf_dp2vae.quiet  # noqa: F401
+import tf_dp2vae.quiet  # noqa: E402, F401

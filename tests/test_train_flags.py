@@ -60,6 +60,12 @@ BAD_FLAGS = [
     *(("--ema", value) for value in ("1", "-0.1", "nan", "x")),
     *(
         (flag, value)
+        for flag in ("--statistics-share", "--moments-share", "--prior-share")
+        for value in ("0", "1", "-0.1", "nan", "x")
+    ),
+    *(("--prior-clip", value) for value in ("0", "-1", "inf", "x")),
+    *(
+        (flag, value)
         for flag in (
             "--batch-size",
             "--steps",
@@ -91,6 +97,7 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--steps", "10", "--rounds", "3"), "steps=10"),
         (("--batch-size", "41"), "batch_size=41"),
         (("--batch-size", "41"), "40 records"),
+        (("--statistics-share", "0.6"), "must sum to less than 1"),
         (("--pretrain", "public"), "--public-data"),
         (("--public-dataset", "mnist"), "--pretrain public"),
         (("--pretrain", "public", "--public-data", "nowhere.npz"), "nowhere.npz"),

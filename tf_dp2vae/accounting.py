@@ -212,7 +212,8 @@ def plan(
             f"epsilon={privacy.epsilon:g} is the budget and the ledger has spent {before:.4g} of it: too little is left "
             "to train with. Raise --epsilon, or use data that this ledger does not cover."
         )
-    check(sum(shares.values()) < 1, f"budget shares {shares} must sum to less than 1: the private steps need a part.")
+    parts = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+    check(sum(shares.values()) < 1, f"budget shares ({parts}) must sum to less than 1: the private steps need a part.")
     whole = _calibrate(privacy, spent, lambda sigma: [Event("whole budget", sigma)])
     releases = tuple(Event(name, whole / math.sqrt(share)) for name, share in shares.items() if share > 0)
     sigma = (

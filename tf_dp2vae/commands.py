@@ -65,6 +65,10 @@ class TrainFlags:
       num_classes: size of the declared label set of --data; labels are 0 to this less one.
       pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee).
       prior: latent prior of samples - gaussian (one noisy release) or normal (N(0, I), no release).
+      prior_share: part of the budget for the latent prior's release.
+      prior_clip: bound on the norm of a record's latent mean, in units of the square root of --latent-dim.
+      statistics_share: part of the budget for the counts, means and principal components behind dreams.
+      moments_share: part of the budget for each class's covariance on those components.
       batch_size: expected records in a Poisson batch.
       steps: private steps in all; a multiple of --rounds.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
@@ -93,6 +97,10 @@ class TrainFlags:
     num_classes: int = 10
     pretrain: Literal["dreams", "public", "none", "unprotected"] = "dreams"
     prior: Literal["gaussian", "normal"] = "gaussian"
+    prior_share: float = 0.05
+    prior_clip: float = 1.4
+    statistics_share: float = 0.10
+    moments_share: float = 0.50
     batch_size: int = 1024
     steps: int = 150
     rounds: int = 3
@@ -132,6 +140,9 @@ class TrainFlags:
         )
         check_whole(minimum=0, sleep_steps=self.sleep_steps, seed=self.seed)
         check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}: seeds of layers are made from it.")
+        check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
+        check_between(0, 1, prior_share=self.prior_share)
+        check_positive(prior_clip=self.prior_clip)
         check_positive(learning_rate=self.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
         check(
             0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."

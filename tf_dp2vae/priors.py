@@ -18,7 +18,7 @@ from tf_dp2vae.configuration import Configuration
 from tf_dp2vae.dreams import shrunk_covariances
 from tf_dp2vae.mechanisms import Moments
 from tf_dp2vae.records import Records
-from tf_dp2vae.validation import check_between
+from tf_dp2vae.validation import check_between, check_positive
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -72,9 +72,6 @@ class LatentPrior(keras.Layer):
         return {**super().get_config(), "latent_dim": self.latent_dim, "num_classes": self.num_classes}
 
 
-_LATENT_BOUND_FACTOR = 1.4
-"""Bound on the norm of a latent mean, for each √latent dimension. It clips the far fifth of records: less noise on the
-covariances, which samples need most, is worth that (see docs/levers.md)."""
 _PRIOR_WEIGHTS = (0.25, 0.5, 1.0)
 
 
@@ -115,12 +112,16 @@ class GaussianPrior(Prior):
 
     Attributes:
       share: part of the budget.
+      clip: bound on the norm of a record's latent mean, in units of √latent_dim. Clipping the far fifth of the records
+        is worth it: covariances, which samples need most, then come with half the noise.
     """
 
     share: float = 0.05
+    clip: float = 1.4
 
     def __post_init__(self) -> None:
         check_between(0, 1, prior_share=self.share)
+        check_positive(prior_clip=self.clip)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -137,7 +138,7 @@ class GaussianPrior(Prior):
             mean, log_variance = encode(tf.constant(images), tf.constant(labels))
             return mean.numpy(), np.exp(np.clip(log_variance.numpy(), -12, 12))
 
-        bound = _LATENT_BOUND_FACTOR * np.sqrt(model.latent_dim)
+        bound = self.clip * np.sqrt(model.latent_dim)
         moments = model.mechanisms.latent_moments(
             records, model.plan.release(LATENT_MOMENTS), posterior, bound, _PRIOR_WEIGHTS, shared_second=False
         )

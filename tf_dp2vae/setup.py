@@ -17,7 +17,7 @@ def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
         "sleep_steps": flags.sleep_steps,
     }
     if flags.pretrain == "dreams":
-        return Dreams(**common)
+        return Dreams(**common, statistics_share=flags.statistics_share, moments_share=flags.moments_share)
     if flags.pretrain == "public":
         public = datasets.load(flags.public_dataset or "", flags.public_data, max(records.num_classes, 1))
         return Public(**common, data=resized(public.train, records.image_shape))
@@ -28,4 +28,4 @@ def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
 
 def make_prior(flags: TrainFlags) -> Prior:
     """The latent prior that the flags ask for."""
-    return GaussianPrior() if flags.prior == "gaussian" else NormalPrior()
+    return GaussianPrior(flags.prior_share, flags.prior_clip) if flags.prior == "gaussian" else NormalPrior()

@@ -1,0 +1,162 @@
+"""What each setting is worth: the default recipe with one lever moved at a time, at equal ε.
+
+    python benchmarks/levers.py                           # MNIST
+    python benchmarks/levers.py --data fashion_mnist.npz  # the same for a file
+
+Nothing is measured on test images: the last 10,000 *training* images are held out, the rest are the records. A classifier
+trained on 60,000 samples is tested on the held-out part. Rows go to benchmarks/results/levers.json; those that stand there
+are not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from checkout import ROOT
+from simple_parsing import ArgumentParser, DashVariant
+
+from tf_dp2vae import datasets
+
+RESULTS = ROOT / "benchmarks" / "results" / "levers.json"
+FOLDER = ROOT / "runs" / "levers"
+HELD_OUT = 10_000
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One change of the default recipe.
+
+    Attributes:
+      name: for the table.
+      flags: of train.py.
+      expected: what was expected of it, before it was run.
+    """
+
+    name: str
+    flags: str
+    expected: str
+
+
+LEVERS = (
+    Lever("the default", "", "the reference"),
+    Lever("latent prior N(0, I)", "--prior normal", "much worse: the posterior's classes are no standard normals"),
+    Lever("latent clip 2 instead of 1.4", "--prior-clip 2", "worse: twice the noise on the prior's covariances"),
+    Lever("twice the budget for the prior", "--prior-share 0.1", "a little better there, a little worse elsewhere"),
+    Lever("no sleep", "--sleep-steps 0", "worse: the encoder knows dreams only"),
+    Lever("no weight average", "--ema 0", "worse: the last step's noise stays in the weights"),
+    Lever("4 latent draws", "--draws 4", "better: less variance in each gradient, for time only"),
+    Lever("twice the steps", "--steps 300", "even: more progress, more noise in each step"),
+    Lever("half the steps", "--steps 75 --rounds 3", "even"),
+    Lever("batch 2,048", "--batch-size 2048", "even or a little better, at twice the time"),
+    Lever("twice the learning rate", "--learning-rate 2e-3", "worse: noise moves the weights faster than data do"),
+    Lever("PLD accountant", "--accountant pld", "a little better: less noise for the same ε"),
+    Lever("half the width", "--width 16", "even: fewer weights, less noise, less detail"),
+    Lever("half the latent dimensions", "--latent-dim 12", "worse detail, better prior"),
+    Lever("twice the latent dimensions", "--latent-dim 48", "worse: a prior of four times as many entries"),
+    Lever("more for the dreams", "--moments-share 0.65", "even: better dreams, noisier decoder"),
+    Lever("less for the dreams", "--moments-share 0.3", "worse"),
+)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The levers.
+
+    Attributes:
+      data: an .npz as for train.py; by default MNIST.
+      epsilon: target epsilon.
+      seeds: public seeds, separated by commas.
+      epochs: of the evaluating classifier.
+      only: run only the levers whose name contains this.
+    """
+
+    data: Path | None = None
+    epsilon: float = 1.0
+    seeds: str = "0"
+    epochs: int = 3
+    only: str = ""
+
+
+def split(flags: Flags) -> Path:
+    """An .npz of the training images alone: records, and the held-out ones in the place of a test set."""
+    dataset = datasets.load("mnist", flags.data)
+    file = FOLDER / f"{dataset.name}-training.npz"
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if not file.is_file():
+        with dataset.train.opened() as (images, labels):
+            np.savez(
+                file,
+                x_train=images[:-HELD_OUT],
+                y_train=labels[:-HELD_OUT],
+                x_test=images[-HELD_OUT:],
+                y_test=labels[-HELD_OUT:],
+            )
+    return file
+
+
+def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
+    """Accuracy on the held-out training images."""
+    run = FOLDER / f"{data.stem}-{LEVERS.index(lever)}-seed{seed}"
+    shutil.rmtree(run, ignore_errors=True)
+    train = [
+        "train.py",
+        "--epsilon",
+        f"{flags.epsilon:g}",
+        "--data",
+        str(data),
+        "--seed",
+        str(seed),
+        *lever.flags.split(),
+    ]
+    evaluate = ["evaluate.py", str(run), "--epochs", str(flags.epochs), "--seed", str(seed)]
+    for command in ([*train, "--runs", str(FOLDER), "--name", run.name], evaluate):
+        print("python", *command, flush=True)
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    report = json.loads((run / "private" / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    return round(report["acc_cnn"], 4)
+
+
+def table(rows: list[dict]) -> str:
+    """One line a lever, beside the default's mean."""
+    lines = ["| data | lever | flags | expected | accuracy | to the default | seeds |", "|---|---|---|---|---|---|---|"]
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        accuracies = {
+            lever: [row["accuracy"] for row in rows if (row["dataset"], row["lever"]) == (dataset, lever.name)]
+            for lever in LEVERS
+        }
+        default = mean(accuracies[LEVERS[0]]) if accuracies[LEVERS[0]] else float("nan")
+        for lever, values in accuracies.items():
+            if values:
+                flags = f"`{lever.flags}`" if lever.flags else ""
+                lines.append(
+                    f"| {dataset} | {lever.name} | {flags} | {lever.expected} | {100 * mean(values):.1f} % "
+                    f"| {100 * (mean(values) - default):+.1f} | {len(values)} |"
+                )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
+    parser.add_arguments(Flags, dest="flags")
+    flags = parser.parse_args().flags
+    data = split(flags)
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    known = {(row["dataset"], row["lever"], row["seed"]) for row in rows}
+    for seed in map(int, flags.seeds.split(",")):
+        for lever in LEVERS:
+            if flags.only in lever.name and (data.stem, lever.name, seed) not in known:
+                accuracy = measure(lever, seed, data, flags)
+                rows.append({"dataset": data.stem, "lever": lever.name, "seed": seed, "accuracy": accuracy})
+                RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
