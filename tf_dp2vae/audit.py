@@ -28,12 +28,12 @@ from tf_dp2vae.accounting import (
     GRADIENT_SUM,
     LATENT_MOMENTS,
     Event,
-    Ledger,
     Plan,
     Privacy,
 )
 from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.gradients import BookKeepingEngine
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms, Moments
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
