@@ -43,7 +43,7 @@ def convolutions(draw):
         options["output_padding"] = draw(st.sampled_from([None, 1]))
     if groups > 1:
         options["groups"] = groups
-    least = 5 if rank < 3 else 3
+    least = 7 if rank < 3 else 3
     shape = (*(draw(st.integers(least, least + 2)) for _ in range(rank)), groups * draw(st.integers(1, 2)))
     filters = groups * draw(st.integers(1, 2))
     layer = (TRANSPOSED if transposed else CONVOLUTIONS)[rank - 1]

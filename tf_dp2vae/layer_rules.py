@@ -124,7 +124,7 @@ def _conv_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples
 
 def _grouped(windows: tf.Tensor, groups: int, examples: int) -> tf.Tensor:
     """[n, positions, taps, channels] → [examples, groups, positions, taps·(channels / groups)]."""
-    taps, channels = windows.shape[2:]
+    taps, channels = windows.shape[2:].as_list()
     if groups == 1:
         return tf.reshape(windows, [examples, 1, -1, taps * channels])
     split = tf.reshape(windows, [examples, -1, taps, groups, channels // groups])
@@ -183,8 +183,12 @@ def _scale_and_shift(normalised: Callable[[Any, tf.Tensor], tf.Tensor]) -> tuple
         def by_weight(tensor: tf.Tensor, weight: Any) -> Vectors:
             return _summed(tf.reshape(tensor, [tensor.shape[0], -1, math.prod(weight.shape)]), examples)
 
-        scale = [(layer.gamma, by_weight(gradient * normalised(layer, inputs), layer.gamma))] if layer.scale else []
-        return scale + ([(layer.beta, by_weight(gradient, layer.beta))] if layer.center else [])
+        found: Gradients = []
+        if layer.scale:
+            found.append((layer.gamma, by_weight(gradient * normalised(layer, inputs), layer.gamma)))
+        if layer.center:
+            found.append((layer.beta, by_weight(gradient, layer.beta)))
+        return found
 
     return linear, gradients
 
