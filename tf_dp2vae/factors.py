@@ -140,7 +140,7 @@ class Rows:
 
     def squared_norms(self) -> tf.Tensor:
         """The Gram rule with one-hot factors, or sums a row where the table is smaller than positions²."""
-        examples, positions, n = self.values.shape.as_list()
+        examples, positions, n = (int(size) for size in self.values.shape)
         if positions**2 * (n + 1) <= self.num_rows * n:
             same = tf.cast(self.indices[:, :, None] == self.indices[:, None, :], self.values.dtype)
             inner = tf.linalg.matmul(self.values, self.values, transpose_b=True)

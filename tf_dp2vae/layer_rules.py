@@ -124,7 +124,7 @@ def _conv_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples
 
 def _grouped(windows: tf.Tensor, groups: int, examples: int) -> tf.Tensor:
     """[n, positions, taps, channels] → [examples, groups, positions, taps·(channels / groups)]."""
-    taps, channels = windows.shape[2:].as_list()
+    taps, channels = (int(size) for size in windows.shape[2:])
     if groups == 1:
         return tf.reshape(windows, [examples, 1, -1, taps * channels])
     split = tf.reshape(windows, [examples, -1, taps, groups, channels // groups])
