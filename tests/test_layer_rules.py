@@ -99,11 +99,21 @@ EACH_KIND = {
     "Gram by its own choice": lambda: model_of((6, 48), layers.Dense(40)),
     "conv": lambda: model_of((5, 4, 2), layers.Conv2D(3, 3, strides=2)),
     "grouped": lambda: model_of((5, 4), layers.Conv1D(4, 3, groups=2)),
+    "causal": lambda: model_of((6, 2), layers.Conv1D(3, 2, padding="causal", dilation_rate=2)),
+    "volumes": lambda: model_of((3, 4, 3, 2), layers.Conv3DTranspose(2, 2, strides=2)),
     "transposed": lambda: model_of((3, 2, 2), layers.Conv2DTranspose(2, 4, strides=2, padding="same")),
     "group normalisation": lambda: model_of((3, 4), layers.GroupNormalization(2)),
     "layer normalisation": lambda: model_of((3, 4), layers.LayerNormalization()),
     "embedding": lambda: model_of((3,), layers.Embedding(ROWS, 2), dtype="int32"),
 }
+
+
+@pytest.mark.parametrize("kind", EACH_KIND)
+def test_each_kind_equals_the_plain_loop(kind):
+    network = EACH_KIND[kind]()
+    batch, mask = batch_for(network, 4), [1, 1, 0, 1]
+    expected = loop_clipped_sum(squared_loss(network), batch, mask, network.trainable_variables, 0.7)
+    assert relative_error(run(BookKeepingEngine(), network, batch, mask)[0], expected) < TOLERANCE
 
 
 # TensorFlow's own Jacobian of a grouped convolution differs from the plain loop, so the reference engine cannot judge it.
