@@ -33,6 +33,10 @@ _GRAM_ROUNDING = 2.0**-23
 """Rounding of a Gram rule, relative to (Σ_p ‖left_p‖ ‖right_p‖)²."""
 
 
+_LANES = 8
+"""Numbers that a vector instruction takes at once; a little more or less makes no difference."""
+
+
 class PerExample(Protocol):
     """The gradients of one weight, one for each example."""
 
@@ -90,9 +94,15 @@ class Products:
 
     @cached_property
     def _formed(self) -> tf.Tensor:
-        """[examples, groups·m·n]."""
-        product = tf.linalg.matmul(self.left, self.right, transpose_a=True)
+        """[examples, groups·m·n], or [examples, groups·n·m] where `_narrow`."""
+        first, second = (self.right, self.left) if self._narrow else (self.left, self.right)
+        product = tf.linalg.matmul(first, second, transpose_a=True)
         return tf.reshape(product, [self.left.shape[0], -1])
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether the product is faster the other way round: vector units stay idle over a short last axis."""
+        return self.right.shape[3] < min(_LANES, self.left.shape[3])
 
     @property
     def _forms(self) -> bool:
@@ -108,12 +118,14 @@ class Products:
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         groups, m, n = self.left.shape[1], self.left.shape[3], self.right.shape[3]
-        if self._forms:
+        if self._forms and self._narrow:
+            total = tf.transpose(tf.reshape(_weighted_rows(weights, self._formed), [groups, n, m]), [0, 2, 1])
+        elif self._forms:
             total = tf.reshape(_weighted_rows(weights, self._formed), [groups, m, n])
         else:
             left, right, scale = self.left, self.right, weights[:, None, None, None]
             left, right = (left * scale, right) if m < n else (left, right * scale)
-            total = tf.linalg.matmul(_group_major(left), _group_major(right), transpose_a=True)
+            total = _matmul_by_group(_group_major(left), _group_major(right))
         return tf.reshape(tf.transpose(total, [1, 0, 2]), [-1])
 
     def silenced(self, keep: tf.Tensor) -> Products:
@@ -209,6 +221,13 @@ def _group_major(factor: tf.Tensor) -> tf.Tensor:
     if groups == 1:
         return tf.reshape(factor, [1, -1, m])
     return tf.reshape(tf.transpose(factor, [1, 0, 2, 3]), [groups, -1, m])
+
+
+def _matmul_by_group(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """leftᵀ right of each group. One group goes through the plain kernel, which is quicker than a batch of one."""
+    if left.shape[0] == 1:
+        return tf.linalg.matmul(left[0], right[0], transpose_a=True)[None]
+    return tf.linalg.matmul(left, right, transpose_a=True)
 
 
 def _null_unless(keep: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
