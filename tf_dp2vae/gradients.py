@@ -26,10 +26,11 @@ from typing import Any, Literal, Protocol
 
 import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional
 
 from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
-from tf_dp2vae.layer_rules import Factors, LayerRule, rule_for
+from tf_dp2vae.factors import weighted_sums
+from tf_dp2vae.layer_rules import rule_for
+from tf_dp2vae.taps import Taps, is_graph
 
 Apply = Callable[[keras.Model, Any], Any]
 """Applies a network to its inputs: `network(inputs)`, or the same with taps at its layers."""
@@ -89,78 +90,33 @@ def layers_without_rule(networks: Sequence[keras.Model]) -> list[keras.Layer]:
     """Trained layers that book-keeping has no rule for."""
     missing = []
     for network in networks:
-        for layer in network.layers if _is_graph(network) else [network]:
-            if _is_graph(layer):
+        for layer in network.layers if is_graph(network) else [network]:
+            if is_graph(layer):
                 missing += layers_without_rule([layer])
             elif layer.trainable_variables and rule_for(layer) is None:
                 missing.append(layer)
     return missing
 
 
-def _is_graph(layer: Any) -> bool:
-    """Whether a layer is a network whose own layers can be tapped. A composite layer of other kinds cannot be."""
-    return isinstance(layer, (Functional, keras.Sequential))
-
-
 class BookKeepingEngine:
-    """One forward, one backward, and a weighted product a layer."""
+    """One forward and one backward pass, norms from the layers' factors, one weighted sum a weight."""
 
     def clipped_sum(self, loss, batch, mask, variables, l2_norm_clip):
         examples = mask.shape[0]
         batch, mask = _without_non_finite(batch, mask)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            taps = _Taps(tape)
+            taps = Taps(tape)
             losses = loss(taps.apply, batch)
             total = tf.reduce_sum(losses)
-        gradients = tape.gradient(total, [tap.output for tap in taps.taps])
-        factors = _factors_by_variable(taps.taps, gradients, examples)
-        _check_tapped(taps.taps, variables)
-        used = [factors[id(variable)] for variable in variables if id(variable) in factors]
-        norms = tf.sqrt(tf.add_n([_squared_norms(f) for f in used]))
+        found = taps.gradients(total, variables, examples)
+        norms = tf.sqrt(tf.add_n([gradient.squared_norms() for gradient in found.values()]))
         weights = clip_weights(norms, losses, mask, l2_norm_clip)
+        flat = dict(zip(found, weighted_sums(list(found.values()), norms, weights)))
         sums = [
-            tf.reshape(_weighted_sum(factors[id(variable)], weights), variable.shape)
-            if id(variable) in factors
-            else tf.zeros(variable.shape)
+            tf.reshape(flat[id(variable)], variable.shape) if id(variable) in flat else tf.zeros(variable.shape)
             for variable in variables
         ]
         return sums, tf.reduce_sum(tf.where(weights > 0, losses, 0.0))
-
-
-class _Tap:
-    def __init__(self, layer: keras.Layer, rule: LayerRule, inputs: tf.Tensor, output: tf.Tensor):
-        self.layer, self.rule, self.inputs, self.output = layer, rule, inputs, output
-
-
-class _Taps:
-    """Runs functional networks and remembers each trained layer's input and linear output."""
-
-    def __init__(self, tape: tf.GradientTape):
-        self.taps: list[_Tap] = []
-        self._tape = tape
-
-    def apply(self, network: keras.Model, inputs: Any) -> Any:
-        functional = network._functional if isinstance(network, keras.Sequential) else network
-        flat = functional._standardize_inputs(inputs)
-        return functional._run_through_graph(flat, operation_fn=self._tapped)
-
-    def _tapped(self, operation: Any) -> Callable[..., Any]:
-        if _is_graph(operation):
-            return lambda *args, **_: self.apply(operation, args[0] if len(args) == 1 else args)
-        rule = rule_for(operation) if isinstance(operation, keras.Layer) and operation.trainable_variables else None
-        if rule is None:
-            if getattr(operation, "_call_has_training_arg", False):
-                return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": True})
-            return operation
-
-        def call(inputs: tf.Tensor) -> tf.Tensor:
-            output = rule.linear(operation, inputs)
-            self._tape.watch(output)
-            self.taps.append(_Tap(operation, rule, inputs, output))
-            activation = getattr(operation, "activation", None)
-            return output if activation is None else activation(output)
-
-        return call
 
 
 class VectorizedMapEngine:
@@ -234,48 +190,6 @@ def clip_weights(norms: tf.Tensor, losses: tf.Tensor, mask: tf.Tensor, l2_norm_c
     finite = tf.math.is_finite(norms) & tf.math.is_finite(losses) & (tf.cast(mask, tf.float32) > 0)
     # The floor keeps 0/0 out of a null gradient, whose scale does not matter.
     return tf.where(finite, tf.minimum(1.0, l2_norm_clip / tf.maximum(norms, 1e-30)), 0.0)
-
-
-def _check_tapped(taps: list[_Tap], variables: Sequence[keras.Variable]) -> None:
-    """A trained variable that no tap saw would get a zero gradient without a word."""
-    seen = {id(variable) for tap in taps for variable in tap.layer.trainable_variables}
-    unseen = [variable.path for variable in variables if id(variable) not in seen]
-    if unseen:
-        raise ValueError(f"The loss never applied the layers of {', '.join(unseen)} through `apply`.")
-
-
-def _factors_by_variable(taps: list[_Tap], gradients: list[tf.Tensor], examples: int) -> dict[int, Factors]:
-    factors: dict[int, Factors] = {}
-    for tap, gradient in zip(taps, gradients):
-        if gradient is None:
-            continue
-        for variable, new in zip(
-            tap.layer.trainable_variables, tap.rule.factors(tap.layer, tap.inputs, gradient, examples)
-        ):
-            known = factors.get(id(variable))
-            factors[id(variable)] = new if known is None else known.joined(new)
-    return factors
-
-
-def _per_example(f: Factors) -> tf.Tensor:
-    """The gradients themselves, [examples, m, n]."""
-    return tf.linalg.matmul(f.left, f.right, transpose_a=True)
-
-
-def _squared_norms(f: Factors) -> tf.Tensor:
-    if f.left.shape[1] == 1:
-        return tf.reduce_sum(tf.square(f.left), axis=(1, 2)) * tf.reduce_sum(tf.square(f.right), axis=(1, 2))
-    return tf.reduce_sum(tf.square(_per_example(f)), axis=(1, 2))
-
-
-def _weighted_sum(f: Factors, weights: tf.Tensor) -> tf.Tensor:
-    """Σ_i weights_i · left_iᵀ right_i. A zero weight silences even a non-finite example."""
-    column = weights[:, None, None]
-    if f.left.shape[1] == 1:
-        right = tf.where(column > 0, column * f.right, 0.0)
-        left = tf.where(column > 0, f.left, 0.0)
-        return tf.linalg.matmul(left[:, 0], right[:, 0], transpose_a=True)
-    return tf.reduce_sum(tf.where(column > 0, column * _per_example(f), 0.0), axis=0)
 
 
 def _without_non_finite(batch: Any, mask: tf.Tensor) -> tuple[Any, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""One rule for each layer type: how its per-example gradients factor.
+"""One rule for each layer type: what its per-example gradients are made of.
 
 For a linear layer the gradient of example i's loss with respect to the kernel is a product of two small matrices,
 
@@ -11,7 +11,7 @@ example ("book-keeping", Bu et al. 2023, "Differentially Private Optimization on
 
 A rule says, for one layer type,
   * `linear`: the layer's output before its activation, where the gradient is tapped;
-  * `factors`: the two matrices of each weight.
+  * `gradients`: the per-example gradients (`factors`) of each weight.
 
 `RULES` is the registry. A layer that is used twice appends the positions of both uses, and K draws of one example are K
 times as many positions; no rule needs to know.
@@ -19,29 +19,20 @@ times as many positions; no rule needs to know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import layers
 
+from tf_dp2vae.factors import PerExample, Products, Rows, Vectors
+from tf_dp2vae.patches import Window, patches
 
-@dataclass(frozen=True)
-class Factors:
-    """Per-example gradients of one weight, `left_iᵀ right_i`, kept as factors.
-
-    Attributes:
-      left: [examples, positions, m].
-      right: [examples, positions, n].
-    """
-
-    left: tf.Tensor
-    right: tf.Tensor
-
-    def joined(self, other: Factors) -> Factors:
-        """The sum of both gradients: the positions of one after the other's."""
-        return Factors(tf.concat([self.left, other.left], 1), tf.concat([self.right, other.right], 1))
+Gradients = list[tuple[Any, PerExample]]
+"""(weight, its per-example gradients) for each weight of a layer."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +41,12 @@ class LayerRule:
 
     Attributes:
       linear: (layer, input) → output before the activation.
-      factors: (layer, input, gradient at that output, examples) → one `Factors` a trainable weight, in the order of
-        `layer.trainable_variables`.
-      supports: whether this very layer (with its strides, padding, …) is covered.
+      gradients: (layer, input, gradient at that output, examples) → the gradients of each weight.
+      supports: whether this very layer (with its padding, data format, …) is covered.
     """
 
     linear: Callable[[Any, tf.Tensor], tf.Tensor]
-    factors: Callable[[Any, tf.Tensor, tf.Tensor, int], list[Factors]]
+    gradients: Callable[[Any, tf.Tensor, tf.Tensor, int], Gradients]
     supports: Callable[[Any], bool]
 
 
@@ -65,96 +55,180 @@ def _by_example(tensor: tf.Tensor, examples: int) -> tf.Tensor:
     return tf.reshape(tensor, [examples, -1, tensor.shape[-1]])
 
 
-def _bias(output_gradient: tf.Tensor, examples: int) -> Factors:
-    summed = tf.reduce_sum(_by_example(output_gradient, examples), axis=1, keepdims=True)
-    return Factors(tf.ones_like(summed[..., :1]), summed)
+def _summed(tensor: tf.Tensor, examples: int) -> Vectors:
+    """The sum over an example's positions."""
+    rows = _by_example(tensor, examples)
+    return Vectors(rows[:, 0] if rows.shape[1] == 1 else tf.reduce_sum(rows, axis=1))
+
+
+def _with_bias(layer: Any, kernel: Products, gradient: tf.Tensor, examples: int) -> Gradients:
+    bias: Gradients = [(layer.bias, _summed(gradient, examples))] if layer.use_bias else []
+    return [(layer.kernel, kernel), *bias]
+
+
+def _plus_bias(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
+    return tf.nn.bias_add(outputs, layer.bias.value) if layer.use_bias else outputs
+
+
+# --- Dense ----------------------------------------------------------------------------------------------------------
 
 
 def _dense_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
-    outputs = tf.linalg.matmul(inputs, layer.kernel)
-    return outputs + layer.bias if layer.use_bias else outputs
+    return _plus_bias(layer, tf.linalg.matmul(inputs, layer.kernel))
 
 
-def _dense_factors(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> list[Factors]:
-    kernel = Factors(_by_example(inputs, examples), _by_example(gradient, examples))
-    return [kernel, _bias(gradient, examples)] if layer.use_bias else [kernel]
-
-
-def _padding(layer: Any, size: int, axis: int) -> tuple[int, int]:
-    """Zeros before and after `axis` (of `size`) of the *finely* spaced side of a strided convolution."""
-    if layer.padding == "valid":
-        return 0, 0
-    kernel, stride = layer.kernel_size[axis], layer.strides[axis]
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def _patches(layer: Any, images: tf.Tensor, positions: tuple[int, int]) -> tf.Tensor:
-    """The window of `images` that each coarse position meets: [n, rows, columns, kernel height·width·channels].
-
-    Slices instead of `tf.image.extract_patches`, which XLA turns into a convolution with an identity kernel.
-    """
-    (height, width), (down, across) = layer.kernel_size, layer.strides
-    rows, columns = positions
-    before_after = [(0, 0), _padding(layer, images.shape[1], 0), _padding(layer, images.shape[2], 1), (0, 0)]
-    reach = ((rows - 1) * down + height, (columns - 1) * across + width)
-    # A VALID convolution may leave a margin unread; a transposed one may have written one that no position explains.
-    padded = tf.pad(
-        images, [(b, max(a, r - n - b)) for (b, a), r, n in zip(before_after, (0, *reach, 0), images.shape)]
-    )
-    windows = [
-        padded[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across, :]
-        for i in range(height)
-        for j in range(width)
-    ]
-    return tf.concat(windows, axis=-1)
-
-
-def _conv_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
-    outputs = tf.nn.conv2d(inputs, layer.kernel, layer.strides, layer.padding.upper())
-    return outputs + layer.bias if layer.use_bias else outputs
-
-
-def _conv_factors(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> list[Factors]:
-    patches = _patches(layer, inputs, (gradient.shape[1], gradient.shape[2]))
-    kernel = Factors(_by_example(patches, examples), _by_example(gradient, examples))
-    return [kernel, _bias(gradient, examples)] if layer.use_bias else [kernel]
-
-
-def _conv_transpose_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
-    shape = layer.compute_output_shape(inputs.shape)
-    outputs = tf.nn.conv2d_transpose(
-        inputs, layer.kernel, [tf.shape(inputs)[0], *shape[1:]], layer.strides, layer.padding.upper()
-    )
-    return outputs + layer.bias if layer.use_bias else outputs
-
-
-def _conv_transpose_factors(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> list[Factors]:
-    # The mirror image of a convolution: windows of the output's gradient meet the pixels of the input.
-    patches = _patches(layer, gradient, (inputs.shape[1], inputs.shape[2]))
-    kernel = Factors(_by_example(patches, examples), _by_example(inputs, examples))
-    return [kernel, _bias(gradient, examples)] if layer.use_bias else [kernel]
-
-
-def _plain_convolution(layer: Any) -> bool:
-    return (
-        layer.data_format == "channels_last"
-        and layer.padding in ("same", "valid")
-        and tuple(layer.dilation_rate) == (1, 1)
-        and getattr(layer, "groups", 1) == 1
-        and getattr(layer, "output_padding", None) is None
-        and not getattr(layer, "lora_enabled", False)
-    )
+def _dense_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
+    kernel = Products(_by_example(inputs, examples)[:, None], _by_example(gradient, examples)[:, None])
+    return _with_bias(layer, kernel, gradient, examples)
 
 
 def _plain_dense(layer: Any) -> bool:
     return not layer.lora_enabled and layer.quantization_mode is None
 
 
+# --- Convolutions and their transposes ------------------------------------------------------------------------------
+
+
+def _windows(layer: Any, fine: tf.TensorShape, coarse: tf.TensorShape) -> list[Window]:
+    """The layer's windows over its finely spaced side (a transposed convolution's output, else the input)."""
+    lengths = zip(fine[1:-1], coarse[1:-1])
+    kernels = zip(layer.kernel_size, layer.strides, layer.dilation_rate)
+    return [
+        Window(*length, *kernel, _zeros_before(layer.padding, *length, *kernel))
+        for length, kernel in zip(lengths, kernels)
+    ]
+
+
+def _zeros_before(padding: str, size: int, positions: int, taps: int, stride: int, dilation: int) -> int:
+    reach = (taps - 1) * dilation
+    if padding == "causal":
+        return reach
+    return max((positions - 1) * stride + reach + 1 - size, 0) // 2 if padding == "same" else 0
+
+
+def _conv_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+    if layer.padding == "causal":
+        left = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+        inputs = tf.pad(inputs, [(0, 0), (left, 0), (0, 0)])
+    padding = "same" if layer.padding == "same" else "valid"
+    outputs = keras.ops.conv(inputs, layer.kernel, layer.strides, padding, layer.data_format, layer.dilation_rate)
+    return _plus_bias(layer, outputs)
+
+
+def _conv_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
+    read = patches(inputs, _windows(layer, inputs.shape, gradient.shape))
+    left = _grouped(read, layer.groups, examples)
+    right = _grouped(_by_example(gradient, examples)[:, :, None], layer.groups, examples)
+    return _with_bias(layer, Products(left, right), gradient, examples)
+
+
+def _grouped(windows: tf.Tensor, groups: int, examples: int) -> tf.Tensor:
+    """[n, positions, taps, channels] → [examples, groups, positions, taps·(channels / groups)]."""
+    taps, channels = (int(size) for size in windows.shape[2:])
+    if groups == 1:
+        return tf.reshape(windows, [examples, 1, -1, taps * channels])
+    split = tf.reshape(windows, [examples, -1, taps, groups, channels // groups])
+    return tf.reshape(tf.transpose(split, [0, 3, 1, 2, 4]), [examples, groups, -1, taps * channels // groups])
+
+
+def _conv_transpose_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+    outputs = keras.ops.conv_transpose(
+        inputs,
+        layer.kernel,
+        layer.strides,
+        layer.padding,
+        layer.output_padding,
+        layer.data_format,
+        layer.dilation_rate,
+    )
+    return _plus_bias(layer, outputs)
+
+
+def _conv_transpose_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
+    # The mirror image of a convolution: windows of the output's gradient meet the pixels of the input.
+    met = patches(gradient, _windows(layer, gradient.shape, inputs.shape))
+    kernel = Products(_grouped(met, 1, examples), _by_example(inputs, examples)[:, None])
+    return _with_bias(layer, kernel, gradient, examples)
+
+
+def _plain_convolution(layer: Any) -> bool:
+    return layer.data_format == "channels_last" and not getattr(layer, "lora_enabled", False)
+
+
+# --- Normalisations: y = γ x̂ + β ------------------------------------------------------------------------------------
+
+
+def _layer_normalised(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+    mean, variance = tf.nn.moments(inputs, list(layer.axis), keepdims=True)
+    return (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
+
+
+def _group_normalised(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+    shape = [*inputs.shape[1:-1], layer.groups, inputs.shape[-1] // layer.groups]
+    grouped = tf.reshape(inputs, [-1, *shape])
+    axes = [axis for axis in range(1, len(shape) + 1) if axis != len(shape) - 1]
+    mean, variance = tf.nn.moments(grouped, axes, keepdims=True)
+    return tf.reshape((grouped - mean) * tf.math.rsqrt(variance + layer.epsilon), tf.shape(inputs))
+
+
+def _scale_and_shift(normalised: Callable[[Any, tf.Tensor], tf.Tensor]) -> tuple[Callable, Callable]:
+    """`linear` and `gradients` of a layer that scales and shifts what `normalised` returns."""
+
+    def linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+        outputs = normalised(layer, inputs)
+        outputs = outputs * layer.gamma.value if layer.scale else outputs
+        return outputs + layer.beta.value if layer.center else outputs
+
+    def gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
+        def by_weight(tensor: tf.Tensor, weight: Any) -> Vectors:
+            return _summed(tf.reshape(tensor, [tensor.shape[0], -1, math.prod(weight.shape)]), examples)
+
+        found: Gradients = []
+        if layer.scale:
+            found.append((layer.gamma, by_weight(gradient * normalised(layer, inputs), layer.gamma)))
+        if layer.center:
+            found.append((layer.beta, by_weight(gradient, layer.beta)))
+        return found
+
+    return linear, gradients
+
+
+def _last_axes(layer: Any) -> bool:
+    """Whether γ and β belong to the last axes, as by default."""
+    axes = layer.axis if isinstance(layer.axis, list) else [layer.axis]
+    return axes == list(range(-len(axes), 0)) and not getattr(layer, "rms_scaling", False)
+
+
+# --- Embedding ------------------------------------------------------------------------------------------------------
+
+
+def _embedding_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+    return tf.gather(layer.embeddings.value, tf.cast(inputs, tf.int32))
+
+
+def _embedding_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
+    indices = tf.reshape(tf.cast(inputs, tf.int32), [examples, -1])
+    return [(layer.embeddings, Rows(indices, _by_example(gradient, examples), layer.input_dim))]
+
+
+def _plain_embedding(layer: Any) -> bool:
+    return not layer.mask_zero and not layer.lora_enabled and layer.quantization_mode is None
+
+
+_CONVOLUTION = LayerRule(_conv_linear, _conv_gradients, _plain_convolution)
+_TRANSPOSED = LayerRule(_conv_transpose_linear, _conv_transpose_gradients, _plain_convolution)
+
 RULES: dict[type, LayerRule] = {
-    keras.layers.Dense: LayerRule(_dense_linear, _dense_factors, _plain_dense),
-    keras.layers.Conv2D: LayerRule(_conv_linear, _conv_factors, _plain_convolution),
-    keras.layers.Conv2DTranspose: LayerRule(_conv_transpose_linear, _conv_transpose_factors, _plain_convolution),
+    layers.Dense: LayerRule(_dense_linear, _dense_gradients, _plain_dense),
+    layers.Conv1D: _CONVOLUTION,
+    layers.Conv2D: _CONVOLUTION,
+    layers.Conv3D: _CONVOLUTION,
+    layers.Conv1DTranspose: _TRANSPOSED,
+    layers.Conv2DTranspose: _TRANSPOSED,
+    layers.Conv3DTranspose: _TRANSPOSED,
+    layers.LayerNormalization: LayerRule(*_scale_and_shift(_layer_normalised), _last_axes),
+    layers.GroupNormalization: LayerRule(*_scale_and_shift(_group_normalised), _last_axes),
+    layers.Embedding: LayerRule(_embedding_linear, _embedding_gradients, _plain_embedding),
 }
 
 

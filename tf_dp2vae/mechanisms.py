@@ -114,8 +114,12 @@ class Mechanisms:
             return index + 1, [a + b for a, b in zip(sums, chunk)], loss_sum + chunk_loss
 
         zeros = [tf.zeros(variable.shape, tf.float32) for variable in variables]
+        # One chunk at a time: TensorFlow would otherwise run up to ten of them at once, and hold all their memory.
         _, sums, loss_sum = tf.while_loop(
-            lambda index, *_: index < batch.num_chunks, add_chunk, [tf.constant(0), zeros, tf.constant(0.0)]
+            lambda index, *_: index < batch.num_chunks,
+            add_chunk,
+            [tf.constant(0), zeros, tf.constant(0.0)],
+            parallel_iterations=1,
         )
         query = KeyedGaussianSumQuery(l2_norm_clip, noise_multiplier, fold(batch.key, _NOISE))
         noised, _, _ = query.get_noised_result(sums, query.initial_global_state())

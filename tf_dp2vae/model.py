@@ -241,19 +241,14 @@ class DP2VAE(keras.Model):
         Args:
           optimizer: `"dp-adam"`, `"dp-sgd"`, a `DPAdam` or a `DPSGD`.
           run_eagerly: step by step in Python, for looking inside.
-          jit_compile: XLA for the private step. "auto" turns it on where a trained network has transposed convolutions,
-            whose gradients it fuses well; elsewhere TensorFlow's own kernels are faster on a CPU
-            (`python benchmarks/speed.py` prints both).
+          jit_compile: XLA for the private step. "auto" turns it on where there is a GPU; on a CPU TensorFlow's own kernels
+            were faster in every network measured (`python benchmarks/speed.py` prints both).
 
         Raises:
           InvalidInputError: the optimizer adds no noise.
         """
         if jit_compile == "auto":
-            jit_compile = not run_eagerly and any(
-                isinstance(layer, keras.layers.Conv2DTranspose)
-                for network in self.private_networks
-                for layer in network._flatten_layers()
-            )
+            jit_compile = not run_eagerly and bool(tf.config.list_logical_devices("GPU"))
         super().compile(optimizer=get_dp_optimizer(optimizer), run_eagerly=run_eagerly, jit_compile=jit_compile)
 
     def fit(  # type: ignore[override]

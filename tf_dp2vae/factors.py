@@ -1,0 +1,258 @@
+"""Per-example gradients of one weight, kept as the factors that an ordinary backward pass leaves behind.
+
+    Products  dL_i/dW = left_iᵀ right_i over positions: kernels of dense and convolutional layers
+    Vectors   the gradient itself: biases, scales and shifts
+    Rows      a few rows of a table: embeddings
+
+Each kind knows its examples' squared norms and a weighted sum over examples. For `Products` there are two ways, and
+`prefers_gram` counts which is cheaper:
+
+    product  G_i = left_iᵀ right_i is formed; its norm is read off, and the weighted sum is one vector-matrix product
+             over all G_i, so the ordinary weight gradient is never computed.
+    Gram     ‖G_i‖² = Σ_pq (left leftᵀ)_pq (right rightᵀ)_pq, and the weighted sum is the ordinary weight gradient of
+             factors scaled by the weights. With one position this is the ghost rule ‖left‖² ‖right‖².
+
+Reference: Goodfellow 2015, "Efficient per-example gradient computations"; Li et al. 2022, section 4; Bu et al. 2023.
+Neither reuses the formed product for the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+_OPERATIONS_PER_BYTE = 2.0
+"""Multiply-additions in the time that one byte takes to or from memory; `benchmarks/speed.py --parts` measures it."""
+
+_GRAM_ROUNDING = 2.0**-23
+"""Rounding of a Gram rule, relative to (Σ_p ‖left_p‖ ‖right_p‖)²."""
+
+
+_LANES = 8
+"""Numbers that a vector instruction takes at once; a little more or less makes no difference."""
+
+
+class PerExample(Protocol):
+    """The gradients of one weight, one for each example."""
+
+    def squared_norms(self) -> tf.Tensor:
+        """‖g_i‖², [examples]."""
+        ...
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        """Σ_i weights_i g_i, flat, in the order of the weight's own numbers. All g_i must be finite."""
+        ...
+
+    def silenced(self, keep: tf.Tensor) -> PerExample:
+        """Null gradients, whatever was in them, where `keep`, [examples], is False."""
+        ...
+
+    def joined(self, other: Any) -> PerExample:
+        """The sum of both gradients, for a weight that is used twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The gradients themselves.
+
+    Attributes:
+      values: [examples, size].
+    """
+
+    values: tf.Tensor
+
+    def squared_norms(self) -> tf.Tensor:
+        return _squared_rows(self.values)
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        return _weighted_rows(weights, self.values)
+
+    def silenced(self, keep: tf.Tensor) -> Vectors:
+        return Vectors(_null_unless(keep, self.values))
+
+    def joined(self, other: Vectors) -> Vectors:
+        return Vectors(self.values + other.values)
+
+
+@dataclass(frozen=True)
+class Products:
+    """Gradients `left_iᵀ right_i`, one such product for each group of a grouped convolution (else one).
+
+    Attributes:
+      left: [examples, groups, positions, m].
+      right: [examples, groups, positions, n].
+    """
+
+    left: tf.Tensor
+    right: tf.Tensor
+
+    @cached_property
+    def _formed(self) -> tf.Tensor:
+        """[examples, groups·m·n], or [examples, groups·n·m] where `_narrow`."""
+        first, second = (self.right, self.left) if self._narrow else (self.left, self.right)
+        product = tf.linalg.matmul(first, second, transpose_a=True)
+        return tf.reshape(product, [self.left.shape[0], -1])
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether the product is faster the other way round: vector units stay idle over a short last axis."""
+        return self.right.shape[3] < min(_LANES, self.left.shape[3])
+
+    @property
+    def _forms(self) -> bool:
+        positions, m = self.left.shape[2:]
+        return not prefers_gram(positions, m, self.right.shape[3])
+
+    def squared_norms(self) -> tf.Tensor:
+        if self._forms:
+            return _squared_rows(self._formed)
+        if self.left.shape[2] == 1:
+            return tf.reduce_sum(_squared_last(self.left)[..., 0] * _squared_last(self.right)[..., 0], axis=1)
+        return _gram_squared_norms(self.left, self.right)
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        groups, m, n = self.left.shape[1], self.left.shape[3], self.right.shape[3]
+        if self._forms and self._narrow:
+            total = tf.transpose(tf.reshape(_weighted_rows(weights, self._formed), [groups, n, m]), [0, 2, 1])
+        elif self._forms:
+            total = tf.reshape(_weighted_rows(weights, self._formed), [groups, m, n])
+        else:
+            left, right, scale = self.left, self.right, weights[:, None, None, None]
+            left, right = (left * scale, right) if m < n else (left, right * scale)
+            total = _matmul_by_group(_group_major(left), _group_major(right))
+        return tf.reshape(tf.transpose(total, [1, 0, 2]), [-1])
+
+    def silenced(self, keep: tf.Tensor) -> Products:
+        return Products(_null_unless(keep, self.left), _null_unless(keep, self.right))
+
+    def joined(self, other: Products) -> Products:
+        """The positions of one after the other's."""
+        return Products(tf.concat([self.left, other.left], 2), tf.concat([self.right, other.right], 2))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Gradients of a table of which each example looked up some rows.
+
+    Attributes:
+      indices: [examples, positions], which row.
+      values: [examples, positions, n], the gradient at what was looked up.
+      num_rows: of the table.
+    """
+
+    indices: tf.Tensor
+    values: tf.Tensor
+    num_rows: int
+
+    def squared_norms(self) -> tf.Tensor:
+        """The Gram rule with one-hot factors, or sums a row where the table is smaller than positions²."""
+        examples, positions, n = (int(size) for size in self.values.shape)
+        if positions**2 * (n + 1) <= self.num_rows * n:
+            same = tf.cast(self.indices[:, :, None] == self.indices[:, None, :], self.values.dtype)
+            inner = tf.linalg.matmul(self.values, self.values, transpose_b=True)
+            sizes = tf.sqrt(_squared_last(self.values))
+            return _safe_gram(tf.reduce_sum(same * inner, axis=(1, 2)), tf.reduce_sum(sizes, axis=1))
+        own = self.indices + self.num_rows * tf.range(examples)[:, None]
+        tables = tf.math.unsorted_segment_sum(self.values, own, examples * self.num_rows)
+        return _squared_rows(tf.reshape(tables, [examples, -1]))
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        scaled = self.values * weights[:, None, None]
+        return tf.reshape(tf.math.unsorted_segment_sum(scaled, self.indices, self.num_rows), [-1])
+
+    def silenced(self, keep: tf.Tensor) -> Rows:
+        return Rows(self.indices, _null_unless(keep, self.values), self.num_rows)
+
+    def joined(self, other: Rows) -> Rows:
+        indices = tf.concat([self.indices, other.indices], 1)
+        return Rows(indices, tf.concat([self.values, other.values], 1), self.num_rows)
+
+
+def prefers_gram(positions: int, m: int, n: int) -> bool:
+    """Whether the Gram rule costs less than the product, for each example's [positions, m]ᵀ [positions, n].
+
+    Both count multiply-additions, and bytes as the multiply-additions of equal time: a formed product is written once and
+    read twice; so are the two Gram matrices, and the factors are read again for the sum.
+    """
+    product = positions * m * n + _OPERATIONS_PER_BYTE * 4 * 3 * m * n
+    gram = positions**2 * (m + n) + positions * m * n
+    gram += _OPERATIONS_PER_BYTE * 4 * (3 * 2 * positions**2 + 2 * positions * (m + n))
+    return gram < product
+
+
+def weighted_sums(gradients: Sequence[PerExample], norms: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
+    """Each weight's Σ_i weights_i g_i, flat, where a zero weight silences even a non-finite example.
+
+    A product with zero would let NaN through, and to replace it in every factor costs more passes over memory than the
+    sum itself. So that is done only when some norm is not finite; while all are, so is every factor.
+    """
+    return tf.cond(
+        tf.reduce_all(tf.math.is_finite(norms)),
+        lambda: [gradient.weighted_sum(weights) for gradient in gradients],
+        lambda: [gradient.silenced(weights > 0).weighted_sum(weights) for gradient in gradients],
+    )
+
+
+def _gram_squared_norms(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    lefts = tf.linalg.matmul(left, left, transpose_b=True)
+    rights = tf.linalg.matmul(right, right, transpose_b=True)
+    sizes = tf.sqrt(tf.linalg.diag_part(lefts) * tf.linalg.diag_part(rights))
+    return _safe_gram(tf.reduce_sum(lefts * rights, axis=(1, 2, 3)), tf.reduce_sum(sizes, axis=(1, 2)))
+
+
+def _safe_gram(squared: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """A Gram rule's result plus its rounding error.
+
+    Where positions cancel, rounding can exceed the result; a norm that came out too small would let an example contribute
+    more than the clip.
+    """
+    return tf.maximum(squared, 0.0) + _GRAM_ROUNDING * tf.square(size)
+
+
+def _group_major(factor: tf.Tensor) -> tf.Tensor:
+    """[examples, groups, positions, m] → [groups, examples·positions, m]."""
+    _, groups, _, m = factor.shape
+    if groups == 1:
+        return tf.reshape(factor, [1, -1, m])
+    return tf.reshape(tf.transpose(factor, [1, 0, 2, 3]), [groups, -1, m])
+
+
+def _matmul_by_group(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """leftᵀ right of each group. One group goes through the plain kernel, which is quicker than a batch of one."""
+    if left.shape[0] == 1:
+        return tf.linalg.matmul(left[0], right[0], transpose_a=True)[None]
+    return tf.linalg.matmul(left, right, transpose_a=True)
+
+
+def _null_unless(keep: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    where = tf.reshape(keep, [-1] + [1] * (factor.shape.rank - 1))
+    return tf.where(where, factor, tf.zeros_like(factor))
+
+
+def _squared_last(factor: tf.Tensor) -> tf.Tensor:
+    """Squared norms along the last axis."""
+    return tf.reshape(_squared_rows(tf.reshape(factor, [-1, factor.shape[-1]])), factor.shape[:-1])
+
+
+def _squared_rows(rows: tf.Tensor) -> tf.Tensor:
+    """[examples, size] → [examples]. TensorFlow's own kernel reads once where square and sum write and read again."""
+    if _inside_xla():
+        return tf.reduce_sum(tf.square(rows), axis=1)
+    return tf.square(tf.math.reduce_euclidean_norm(rows, axis=1))
+
+
+def _weighted_rows(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Σ_i weights_i rows_i. XLA's product of a vector and a matrix walks columns on a CPU; its fused sum does not."""
+    if _inside_xla():
+        return tf.reduce_sum(weights[:, None] * rows, axis=0)
+    return tf.linalg.matmul(weights[None], rows)[0]
+
+
+def _inside_xla() -> bool:
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -1,0 +1,83 @@
+"""Runs functional networks and looks in: each trained layer's input, its linear output, and the gradient there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+
+from tf_dp2vae.factors import PerExample
+from tf_dp2vae.layer_rules import LayerRule, rule_for
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether a layer is a network whose own layers can be tapped. A composite layer of other kinds cannot be."""
+    return isinstance(layer, (Functional, keras.Sequential))
+
+
+class _Tap(NamedTuple):
+    layer: keras.Layer
+    rule: LayerRule
+    inputs: tf.Tensor
+    output: tf.Tensor
+
+
+class Taps:
+    """Applies networks under a tape, watching the linear output of every trained layer."""
+
+    def __init__(self, tape: tf.GradientTape):
+        self._taps: list[_Tap] = []
+        self._tape = tape
+
+    def apply(self, network: keras.Model, inputs: Any) -> Any:
+        """The network's output, as in training. Nested networks are entered, or their layers would be missed."""
+        functional = network._functional if isinstance(network, keras.Sequential) else network
+        flat = functional._standardize_inputs(inputs)
+        return functional._run_through_graph(flat, operation_fn=self._tapped)
+
+    def gradients(self, total: tf.Tensor, variables: Sequence[keras.Variable], examples: int) -> dict[int, PerExample]:
+        """The per-example gradients of each variable, by its `id`; those that `total` does not depend on are left out.
+
+        Raises:
+          ValueError: a variable belongs to no layer that was applied: its gradient would be zero without a word.
+        """
+        self._check_seen(variables)
+        wanted = {id(variable) for variable in variables}
+        found: dict[int, PerExample] = {}
+        at_outputs = self._tape.gradient(total, [tap.output for tap in self._taps])
+        for tap, gradient in zip(self._taps, at_outputs):
+            if gradient is None:
+                continue
+            dense = tf.convert_to_tensor(gradient)
+            for variable, new in tap.rule.gradients(tap.layer, tap.inputs, dense, examples):
+                if id(variable) in wanted:
+                    known = found.get(id(variable))
+                    found[id(variable)] = new if known is None else known.joined(new)
+        return found
+
+    def _check_seen(self, variables: Sequence[keras.Variable]) -> None:
+        seen = {id(variable) for tap in self._taps for variable in tap.layer.trainable_variables}
+        unseen = [variable.path for variable in variables if id(variable) not in seen]
+        if unseen:
+            raise ValueError(f"The loss never applied the layers of {', '.join(unseen)} through `apply`.")
+
+    def _tapped(self, operation: Any) -> Callable[..., Any]:
+        if is_graph(operation):
+            return lambda *args, **_: self.apply(operation, args[0] if len(args) == 1 else args)
+        rule = rule_for(operation) if isinstance(operation, keras.Layer) and operation.trainable_variables else None
+        if rule is None:
+            if getattr(operation, "_call_has_training_arg", False):
+                return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": True})
+            return operation
+
+        def call(inputs: tf.Tensor) -> tf.Tensor:
+            output = rule.linear(operation, inputs)
+            self._tape.watch(output)
+            self._taps.append(_Tap(operation, rule, inputs, output))
+            activation = getattr(operation, "activation", None)
+            return output if activation is None else activation(output)
+
+        return call
