@@ -1,4 +1,4 @@
-"""Evaluates a run: a CNN trained on 60,000 samples of its release, tested on real images.
+"""Evaluates a run by the field's protocols: fidelity, usefulness, and what the release tells about its records.
 
     python evaluate.py runs/<name>
 
@@ -7,38 +7,76 @@ prints a table and writes runs/<name>/private/evaluation (computed from real rec
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
+
+import numpy as np
 
 import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 
 # isort: split
 from tf_dp2vae import figures
 from tf_dp2vae.commands import EvaluateFlags, one_line_errors, parse
-from tf_dp2vae.evaluation.classifiers import train_on_synthetic_test_on_real
+from tf_dp2vae.evaluation import pictures
+from tf_dp2vae.evaluation.cache import Cache
+from tf_dp2vae.evaluation.classifiers import usefulness
+from tf_dp2vae.evaluation.fidelity import fidelity
+from tf_dp2vae.evaluation.inception import InceptionFeatures, find_weights
+from tf_dp2vae.evaluation.membership import membership
+from tf_dp2vae.evaluation.neighbours import neighbours
+from tf_dp2vae.evaluation.real import Labelled, RealImages, real_images
 from tf_dp2vae.evaluation.release import read_release
-from tf_dp2vae.evaluation.report import Report, real_test_set
+from tf_dp2vae.evaluation.report import Part, Report, missing, written_whole
 
 
 @one_line_errors
 def main() -> None:
     flags = parse(EvaluateFlags, __doc__)
     release = read_release(flags.run)
-    test = real_test_set(flags, release)
+    real = real_images(flags, release)
+    weights = find_weights(flags.inception_weights) if "fidelity" in flags.parts else None
+    features = InceptionFeatures(weights) if weights else None
+    cache = Cache(flags.run.parent / ".cache")
 
     print(f"Sampling {flags.samples:,} + {flags.samples // 6:,} images from {flags.run / 'release'}", flush=True)
     synthetic = release.samples(flags.samples, seed=2 * flags.seed)
-    validation = release.samples(flags.samples // 6, seed=2 * flags.seed + 1)
-    result = train_on_synthetic_test_on_real(
-        synthetic, validation, test.arrays, test.num_classes, flags.epochs, flags.seed
-    )
+    others = release.samples(flags.samples // 6, seed=2 * flags.seed + 1)
+    parts: list[Part] = []
+    with written_whole(flags.run / "private" / "evaluation") as folder:
+        pictures.samples_beside_records(synthetic, real.train, folder / "samples_beside_records.png")
+        if "fidelity" in flags.parts:
+            images = release.samples(flags.fid_samples, seed=2 * flags.seed)[0]
+            parts.append(fidelity(images, real.train[0], features, cache))
+        if "usefulness" in flags.parts:
+            parts.append(_usefulness(synthetic, others, real, flags, cache, folder))
+        if "membership" in flags.parts:
+            why = real.without_test
+            parts.append(missing("Membership inference", why) if why else membership(synthetic, real, flags.seed))
+        if "neighbours" in flags.parts:
+            parts.append(_neighbours(others[0], real, flags, folder))
+        report = Report(release.statement, real.name, parts)
+        pictures.quantities_against_epsilon(report, flags.run, folder)
+        report.write(folder)
+    print(f"\n{report}\n\nWritten to {flags.run / 'private' / 'evaluation'} (private: computed from real records)")
+    if flags.release_uncovered_numbers:
+        print(f"Published, though no ε covers it: {report.publish(flags.run / 'release')}")
 
-    folder = flags.run / "private" / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    report = Report(release.statement, flags.samples, len(test.arrays[0]), result)
-    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
-    figures.accuracy_by_epoch(result.synthetic, result.real, result.chosen_epoch, folder / "accuracy.png")
-    print(report)
-    print(f"Written to {folder} (private: computed from real records)")
+
+def _usefulness(
+    synthetic: Labelled, others: Labelled, real: RealImages, flags: EvaluateFlags, cache: Cache, folder: Path
+) -> Part:
+    if real.without_labels:
+        return missing("Usefulness", real.without_labels)
+    part, cnn = usefulness(synthetic, others, real, flags.epochs, flags.seed, cache)
+    figures.accuracy_by_epoch(cnn.validation, cnn.real, cnn.chosen_epoch, folder / "accuracy.png")
+    return part
+
+
+def _neighbours(samples: np.ndarray, real: RealImages, flags: EvaluateFlags, folder: Path) -> Part:
+    if real.without_test:
+        return missing("Nearest neighbours", real.without_test)
+    part, pairs = neighbours(samples, real, flags.seed)
+    figures.image_rows(pairs, folder / "closest_pairs.png")
+    return part
 
 
 if __name__ == "__main__":

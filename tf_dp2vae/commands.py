@@ -168,30 +168,46 @@ class TrainFlags:
         return next(name for name in names if not (self.runs / name).exists())
 
 
+EVALUATION_PARTS = ("fidelity", "usefulness", "membership", "neighbours")
+
+
 @dataclass(frozen=True)
 class EvaluateFlags:
     """Evaluation.
 
     Attributes:
       run: folder of the run, runs/<name>.
+      parts: what to measure, separated by commas - fidelity, usefulness, membership, neighbours.
       samples: how many images are sampled for training the classifiers (DPDM's protocol: 60000).
-      dataset: real test data, as for train.py; by default what the run was trained on.
-      data: an .npz with x_train and x_test, y_test, instead of --dataset.
+      fid_samples: images a side for FID, KID, precision, recall, density, coverage (papers: 60000; 9 minutes for 5000).
+      inception_weights: weights of the FID's features; by default those in shared/data beside the project.
+      dataset: real data, as for train.py; by default what the run was trained on.
+      data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
       num_classes: size of the declared label set of --data.
-      epochs: the most epochs that a classifier is trained.
+      epochs: the most epochs that the CNN is trained (DPDM's protocol: 50).
       seed: of samples and classifiers.
+      release_uncovered_numbers: also puts the numbers into the release, though no epsilon covers them.
     """
 
     run: Path = flag(positional=True)
+    parts: str = ",".join(EVALUATION_PARTS)
     samples: int = 60_000
+    fid_samples: int = 5_000
+    inception_weights: Path | None = None
     dataset: str | None = None
     data: Path | None = None
     num_classes: int = 10
-    epochs: int = 10
+    epochs: int = 3
     seed: int = 0
+    release_uncovered_numbers: bool = False
 
     def __post_init__(self) -> None:
-        check_whole(samples=self.samples, num_classes=self.num_classes, epochs=self.epochs)
+        for part in self.parts.split(","):
+            check_choice(EVALUATION_PARTS, parts=part)
+        check_whole(
+            samples=self.samples, fid_samples=self.fid_samples, num_classes=self.num_classes, epochs=self.epochs
+        )
         check_whole(minimum=0, seed=self.seed)
         check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}.")
         check_between(99, 10**7, samples=self.samples)
+        check_between(99, 10**7, fid_samples=self.fid_samples)

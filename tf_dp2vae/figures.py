@@ -51,6 +51,25 @@ def training_curves(history: dict[str, Sequence[float]], file: Path) -> None:
     plt.close(figure)
 
 
+def against_epsilon(points: Sequence[tuple[float, float, str]], quantity: str, file: Path) -> None:
+    """A quantity against ε, for several runs.
+
+    Args:
+      points: ε, value and way of training of each run.
+      quantity: name of the value.
+      file: the picture.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for name in sorted({name for _, _, name in points}):
+        epsilons, values = np.array(sorted((e, v) for e, v, n in points if n == name)).T
+        axis.plot(epsilons, values, marker="o", label=name)
+    axis.set(xlabel="ε", ylabel=quantity, xscale="log")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=100, metadata=_NO_METADATA)
+    plt.close(figure)
+
+
 def accuracy_by_epoch(synthetic: Sequence[float], real: Sequence[float], chosen: int, file: Path) -> None:
     """A classifier's accuracy on held-out synthetic and on real images, and the epoch that the former chose."""
     epochs = np.arange(1, len(real) + 1)

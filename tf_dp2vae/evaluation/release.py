@@ -23,11 +23,13 @@ class Release:
       statement: the content of `privacy.json`.
       sampler: the SavedModel.
       conditional: whether samples are drawn for a label.
+      image_shape: (height, width, channels) of a sample.
     """
 
     statement: dict[str, Any]
     sampler: Any
     conditional: bool
+    image_shape: tuple[int, int, int]
 
     def samples(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """`num` images in [0, 1] and their labels, at the released class frequencies, in random order."""
@@ -60,15 +62,19 @@ def read_release(run: Path) -> Release:
     check(statement.is_file(), f"{folder} has no privacy.json: a release without its statement is not evaluated.")
     try:
         content = json.loads(statement.read_text(encoding="utf-8"))
-        epsilon, end_to_end = content["epsilon"], content["end_to_end"]
-    except (ValueError, KeyError, TypeError) as error:
+        epsilon, end_to_end, _ = content["epsilon"], content["end_to_end"], content["delta"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(f"{statement} is damaged ({error}): train again.") from error
     check((epsilon is None) or end_to_end, f"{statement} is damaged: it states an epsilon without a guarantee.")
     try:
         sampler = tf.saved_model.load(str(folder / "sampler"))
         conditional = len(sampler.sample.input_signature) == 3
-    except (OSError, ValueError, AttributeError, TypeError, tf.errors.OpError) as error:
+        one = np.asarray(sampler.sample(1, 0, 0) if conditional else sampler.sample(1, 0))
+        sampler.sample_labels(1, 0)
+        sound = one.ndim == 4 and len(one) == 1 and bool(np.all((one >= 0) & (one <= 1)))
+    except Exception as error:  # a SavedModel is a program: a damaged one raises whatever it likes
         raise InvalidInputError(
             f"{folder / 'sampler'} is no sampler of ours, or was tampered with: train again."
         ) from error
-    return Release(content, sampler, conditional)
+    check(sound, f"{folder / 'sampler'} does not sample images in [0, 1], so it was tampered with: train again.")
+    return Release(content, sampler, conditional, tuple(one.shape[1:]))  # type: ignore[arg-type]

@@ -1,69 +1,43 @@
-"""What an evaluation found, as a table and as JSON."""
+"""What an evaluation found: a table for the terminal, report.md and report.json. Written whole, or not at all."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tf_dp2vae.runs import PRIVATE_MODE
 
-from tf_dp2vae import datasets
-from tf_dp2vae.commands import EvaluateFlags
-from tf_dp2vae.evaluation.classifiers import ClassifierResult
-from tf_dp2vae.evaluation.release import Release
-from tf_dp2vae.records import FULL_SCALE
-from tf_dp2vae.validation import check
+NOT_COVERED = (
+    "Computed from real records without noise: the privacy statement's ε does not cover these numbers, and whoever "
+    "publishes them publishes something about the records."
+)
+PUBLISHED = "evaluation-not-covered-by-epsilon.json"
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """Real images to test on.
+class Part:
+    """One part of a report.
 
     Attributes:
-      arrays: images [n, h, w, c] in [0, 1] and labels [n].
-      num_classes: size of the label set.
+      title: its heading.
+      rows: name and value of each line, for people.
+      values: the same and more, for `report.json`; all numbers.
     """
 
-    arrays: tuple[np.ndarray, np.ndarray]
-    num_classes: int
+    title: str
+    rows: list[tuple[str, str]]
+    values: dict[str, Any]
 
 
-def real_test_set(flags: EvaluateFlags, release: Release) -> TestSet:
-    """The test records of the data set that the flags name, or that the run was trained on.
-
-    Raises:
-      InvalidInputError: there is no test set, no label, or the images are of another size than the release's.
-    """
-    check(
-        release.conditional, f"{flags.run} was trained without labels: a classifier cannot be trained on its samples."
-    )
-    config = _training_flags(flags.run)
-    file = flags.data or (None if flags.dataset else _path(config.get("data")))
-    name = flags.dataset or config.get("dataset") or "mnist"
-    dataset = datasets.load(
-        name, file, flags.num_classes if flags.data else config.get("num_classes", flags.num_classes)
-    )
-    check(dataset.test is not None, f"{file or name} has no test set: give --data with x_test and y_test.")
-    assert dataset.test is not None
-    shape = tuple(int(side) for side in np.asarray(release.sampler.sample(1, 0, 0)).shape[1:])
-    check(
-        dataset.test.image_shape == shape,
-        f"{file or name} holds images of {dataset.test.image_shape}, the release makes {shape}: name the data it was "
-        "made from.",
-    )
-    with dataset.test.opened() as (images, labels):
-        return TestSet((images.astype(np.float32) / FULL_SCALE, labels), dataset.test.num_classes)
-
-
-def _training_flags(run: Path) -> dict[str, Any]:
-    file = run / "private" / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text and text != "None" else None
+def missing(title: str, why: str) -> Part:
+    """A part that could not be measured, and why."""
+    return Part(title, [("missing", why)], {f"{title.lower()}_missing": why})
 
 
 @dataclass(frozen=True)
@@ -72,48 +46,71 @@ class Report:
 
     Attributes:
       statement: the run's `privacy.json`.
-      samples: synthetic images the classifier was trained on.
-      test_images: real images it was tested on.
-      cnn: the classifier's result.
+      dataset: name of the real data.
+      parts: in the order of the table.
     """
 
     statement: dict[str, Any]
-    samples: int
-    test_images: int
-    cnn: ClassifierResult
+    dataset: str
+    parts: list[Part]
 
     def to_json(self) -> dict[str, Any]:
-        """What `report.json` holds. The accuracies are not covered by ε: they were computed from real records."""
-        return {
-            "end_to_end": self.statement["end_to_end"],
-            "epsilon": self.statement["epsilon"],
-            "given_encoder": self.statement.get("given_encoder"),
-            "delta": self.statement["delta"],
-            "samples": self.samples,
-            "test_images": self.test_images,
-            "acc_cnn": self.cnn.accuracy,
-            "chosen_epoch": self.cnn.chosen_epoch,
-            "acc_synthetic_by_epoch": self.cnn.synthetic,
-            "acc_real_by_epoch": self.cnn.real,
-        }
+        """What `report.json` holds."""
+        values = {name: value for part in self.parts for name, value in part.values.items()}
+        return {"not_covered": NOT_COVERED, "dataset": self.dataset, **guarantee(self.statement).values, **values}
 
     def __str__(self) -> str:
         """The terminal's table."""
-        rows = [
-            ("guarantee", self._guarantee()),
-            ("synthetic training images", f"{self.samples:,}"),
-            ("real test images", f"{self.test_images:,}"),
-            (
-                "CNN accuracy on real test images",
-                f"{self.cnn.accuracy:.2%} (epoch {self.cnn.chosen_epoch}, chosen on synthetic)",
-            ),
-        ]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        parts = [guarantee(self.statement), *self.parts]
+        width = max(len(name) for part in parts for name, _ in part.rows)
+        lines = [line for part in parts for line in ("", part.title, *(f"  {n:<{width}}  {v}" for n, v in part.rows))]
+        return "\n".join(lines[1:])
 
-    def _guarantee(self) -> str:
-        delta = self.statement["delta"]
-        if self.statement["end_to_end"] and self.statement["epsilon"] is not None:
-            return f"epsilon {self.statement['epsilon']:.4g} at delta {delta:g}, end to end"
-        given = self.statement.get("given_encoder", {}).get("epsilon")
-        return f"none end to end; given the encoder: epsilon {given:.4g} at delta {delta:g}" if given else "none"
+    def markdown(self) -> str:
+        """What `report.md` holds."""
+        lines = [f"# Evaluation on {self.dataset}", "", f"**Private.** {NOT_COVERED}", ""]
+        for part in (guarantee(self.statement), *self.parts):
+            lines += [f"## {part.title}", "", "| what | value |", "|---|---|"]
+            lines += [f"| {name} | {value} |" for name, value in part.rows] + [""]
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> None:
+        """`report.json` and `report.md`."""
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        (folder / "report.json").write_text(text, encoding="utf-8")
+        (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
+
+    def publish(self, release: Path) -> Path:
+        """Puts the numbers beside the release, under a name that says what they are. Only when asked for."""
+        file = release / PUBLISHED
+        unfinished = release / f".{PUBLISHED}.unfinished"
+        unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, file)
+        return file
+
+
+def guarantee(statement: dict[str, Any]) -> Part:
+    """What the release's own statement says."""
+    delta, given = statement["delta"], statement.get("given_encoder")
+    values = {"end_to_end": statement["end_to_end"], "epsilon": statement["epsilon"], "delta": delta}
+    if statement["end_to_end"] and statement["epsilon"] is not None:
+        words = f"ε = {statement['epsilon']:.4g} at δ = {delta:g}, end to end"
+    elif given and given.get("epsilon") is not None:
+        words = f"none end to end; given the encoder: ε = {given['epsilon']:.4g} at δ = {delta:g}"
+    else:
+        words = "none"
+    return Part("Privacy statement", [("guarantee", words)], {**values, "given_encoder": given})
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Lends a folder that takes the given one's place when all went well, and vanishes when not."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True, mode=PRIVATE_MODE)
+    try:
+        yield unfinished
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,244 @@
+"""evaluate.py from end to end on a tiny run, and what it says to input that it cannot use."""
+
+import json
+import shutil
+import stat
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import DREAMS, SHAPE, images_and_labels, tiny_model
+
+import evaluate
+from tf_dp2vae.evaluation.cache import Cache, digest
+from tf_dp2vae.evaluation.inception import InceptionFeatures
+from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED
+from tf_dp2vae.runs import RunFolder
+
+QUICK = ["--samples", "120", "--fid-samples", "100", "--epochs", "1", "--num-classes", "3"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run of a tiny model, and its data."""
+    root = tmp_path_factory.mktemp("evaluated")
+    images, labels = images_and_labels(200)
+    model = tiny_model(pretraining=DREAMS, prior=None)
+    model.fit(images[:120], labels[:120], batch_size=12, epochs=1, steps_per_epoch=2, verbose=0)
+    folder = RunFolder(root / "runs", "run")
+    with folder.opened(120, None):
+        folder.write_private(model, {"dataset": "mnist", "data": str(root / "data.npz"), "num_classes": 3})
+        folder.write_release(model)
+    np.savez(root / "data.npz", x_train=images[:120], y_train=labels[:120], x_test=images[120:], y_test=labels[120:])
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path, monkeypatch):
+    """A copy of it, and Inception features that cost nothing: brightness here and there."""
+    shutil.copytree(made, tmp_path / "copy")
+    weights = tmp_path / "weights.npz"
+    weights.touch()
+
+    class Cheap:
+        digest = "cheap"
+
+        def __init__(self, file):
+            assert file == weights
+
+        def __call__(self, images, title=""):
+            return np.asarray(images, np.float32).reshape(len(images), -1)[:, ::8]
+
+    monkeypatch.setattr(evaluate, "InceptionFeatures", Cheap)
+    monkeypatch.setattr(evaluate, "find_weights", lambda named: named and weights)
+    return tmp_path / "copy"
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+    evaluate.main()
+
+
+def test_report_has_every_part_and_says_both_sizes(root, monkeypatch, capsys):
+    run(monkeypatch, root / "runs" / "run", *QUICK, "--inception-weights", "any")
+    folder = root / "runs" / "run" / "private" / "evaluation"
+    report = json.loads((folder / "report.json").read_text())
+    for name in ("acc_lr", "acc_mlp", "acc_cnn", "acc_cnn_on_records", "precision", "recall", "coverage"):
+        assert 0 <= report[name] <= 1, name
+    assert report["fid"] > 0 and report["fid_samples"] == 100 and report["fid_records"] == 100
+    assert report["samples"] == 120 and report["test_images"] == 80 and report["epsilon"] <= 1
+    assert report["membership"]["threshold"]["auc"] >= 0 and report["neighbours"]["records"] == 80
+    assert report["not_covered"] == NOT_COVERED
+    printed, markdown = capsys.readouterr().out, (folder / "report.md").read_text()
+    for words in ("100 samples against 100 records", "120 samples", "80 real test images", "ε = ", "end to end"):
+        assert words in printed and words in markdown
+    pictures = {file.name: matplotlib.image.imread(file) for file in folder.glob("*.png")}
+    assert pictures["samples_beside_records.png"].shape == (6 * 10 * 3, 10 * 10 * 3, 4)
+    assert pictures["closest_pairs.png"].shape == (2 * 10 * 3, 10 * 10 * 3, 4)
+    assert {"accuracy.png", "acc_cnn_against_epsilon.png", "fid_against_epsilon.png"} <= pictures.keys()
+
+
+def test_nothing_reaches_the_release_unless_asked_for_by_name(root, monkeypatch):
+    release = root / "runs" / "run" / "release"
+    before = sorted(path.name for path in release.iterdir())
+    parts = ["--parts", "neighbours"]
+    run(monkeypatch, root / "runs" / "run", *QUICK, *parts)
+    assert sorted(path.name for path in release.iterdir()) == before
+    run(monkeypatch, root / "runs" / "run", *QUICK, *parts, "--release-uncovered-numbers")
+    assert sorted(path.name for path in release.iterdir()) == sorted([*before, PUBLISHED])
+    assert json.loads((release / PUBLISHED).read_text())["not_covered"] == NOT_COVERED
+    assert "not-covered-by-epsilon" in PUBLISHED
+
+
+def test_without_weights_the_rest_still_comes_and_says_what_is_missing(root, monkeypatch, capsys):
+    run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "fidelity,neighbours")
+    report = json.loads((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text())
+    assert "fid" not in report and "inception_weights OUT.npz" in report["fidelity_missing"]
+    assert report["neighbours"]["samples"] == 20 and "no Inception weights" in capsys.readouterr().out
+
+
+def test_without_test_images_only_what_needs_them_is_missing(root, monkeypatch):
+    with np.load(root / "data.npz") as data:
+        np.savez(root / "train.npz", x_train=data["x_train"], y_train=data["y_train"])
+    weights = ["--inception-weights", "any"]
+    run(monkeypatch, root / "runs" / "run", *QUICK, "--data", root / "train.npz", *weights)
+    report = json.loads((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text())
+    assert report["fid"] > 0
+    for name in ("usefulness", "membership inference", "nearest neighbours"):
+        assert "no test set" in report[f"{name}_missing"]
+
+
+def test_equal_seeds_give_equal_numbers_and_the_cache_is_closed(root, monkeypatch):
+    arguments = [root / "runs" / "run", *QUICK, "--inception-weights", "any", "--parts", "fidelity,usefulness"]
+    reports = []
+    for _ in range(2):
+        run(monkeypatch, *arguments)
+        reports.append((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text())
+    assert reports[0] == reports[1]
+    cache = root / "runs" / ".cache"
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".npy"]
+
+
+def no_run(run):
+    shutil.rmtree(run / "release")
+
+
+def no_statement(run):
+    (run / "release" / "privacy.json").unlink()
+
+
+def half_a_statement(run):
+    (run / "release" / "privacy.json").write_text('{"epsilon": 1')
+
+
+def claim_without_guarantee(run):
+    file = run / "release" / "privacy.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "end_to_end": False}))
+
+
+def cut_sampler(run):
+    file = run / "release" / "sampler" / "saved_model.pb"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def cut_weights(run):
+    file = next((run / "release" / "sampler" / "variables").glob("*.data-*"))
+    file.write_bytes(file.read_bytes()[:50])
+
+
+def other_sampler(run):
+    class Bright(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 3)
+        def sample(self, num, label, seed):
+            return 7.0 * tf.ones([num, *SHAPE])
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 2)
+        def sample_labels(self, num, seed):
+            return tf.zeros([num], tf.int32)
+
+    tf.saved_model.save(Bright(), str(run / "release" / "sampler"))
+
+
+def damaged_flags(run):
+    (run / "private" / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (no_run, "is no run"),
+        (no_statement, "no privacy.json"),
+        (half_a_statement, "privacy.json is damaged"),
+        (claim_without_guarantee, "without a guarantee"),
+        (cut_sampler, "tampered"),
+        (cut_weights, "tampered"),
+        (other_sampler, "tampered"),
+        (damaged_flags, "config.json is damaged"),
+    ],
+)
+def test_damaged_run_gets_one_line_and_writes_nothing(root, monkeypatch, capsys, damage, words):
+    damage(root / "runs" / "run")
+    refused(root, monkeypatch, capsys, words)
+
+
+def refused(root, monkeypatch, capsys, words, *flags):
+    before = sorted(root.rglob("*"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, root / "runs" / "run", *QUICK, *flags)
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and len(lines) == 1 and words in lines[0]
+    assert sorted(root.rglob("*")) == before
+
+
+def test_data_that_do_not_fit_the_release(root, monkeypatch, capsys):
+    images, labels = images_and_labels(20)
+    np.savez(root / "small.npz", x_train=images[:, :4, :4], y_train=labels)
+    np.savez(root / "unlabelled.npz", x_train=images)
+    refused(root, monkeypatch, capsys, "4×4×1", "--data", root / "small.npz")
+    refused(root, monkeypatch, capsys, "no labels", "--data", root / "unlabelled.npz")
+    refused(root, monkeypatch, capsys, "parts='speed'", "--parts", "speed")
+    refused(root, monkeypatch, capsys, "samples=5", "--samples", "5")
+    monkeypatch.setattr(evaluate, "InceptionFeatures", InceptionFeatures)
+    monkeypatch.setattr(evaluate, "find_weights", lambda named: named)
+    refused(root, monkeypatch, capsys, "nowhere.npz do not exist", "--inception-weights", "nowhere.npz")
+
+
+def test_interrupted_evaluation_keeps_the_report_before_it(root, monkeypatch):
+    folder = root / "runs" / "run" / "private" / "evaluation"
+    folder.mkdir()
+    (folder / "report.json").write_text("{}")
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "neighbours", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "neighbours")
+    assert [file.name for file in folder.iterdir()] == ["report.json"]
+    assert not list(folder.parent.glob(".evaluation*"))
+
+
+def test_cache_makes_once_and_again_when_damaged(tmp_path):
+    cache, made = Cache(tmp_path / "cache"), []
+
+    def make():
+        made.append(1)
+        return np.arange(3)
+
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.array("a", make), [0, 1, 2])
+    assert len(made) == 1
+    (tmp_path / "cache" / "a.npy").write_bytes(b"\x93NUMPY")
+    np.testing.assert_array_equal(cache.array("a", make), [0, 1, 2])
+    assert len(made) == 2 and [file.name for file in (tmp_path / "cache").iterdir()] == ["a.npy"]
+
+
+def test_digest_tells_shapes_types_and_order_apart():
+    array = np.zeros(4, np.uint8)
+    variants = [(array,), (array.reshape(2, 2),), (array.view(np.int8),), (array, 1), (1, array), (array[:3],)]
+    assert len({digest(*variant) for variant in variants}) == len(variants)
+    assert digest(array, 1) == digest(array.copy(), 1)

@@ -1,0 +1,92 @@
+"""The real images that a release is measured against."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_dp2vae import datasets
+from tf_dp2vae.commands import EvaluateFlags
+from tf_dp2vae.evaluation.release import Release
+from tf_dp2vae.validation import InvalidInputError, check
+
+Labelled = tuple[np.ndarray, np.ndarray]
+"""Images [n, h, w, c], uint8 or float in [0, 1], and labels [n]."""
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Records and others that training never saw.
+
+    Attributes:
+      name: of the data set.
+      train: the records, uint8.
+      test: others of the same kind, uint8, or None.
+      num_classes: size of the label set; 0 without labels.
+    """
+
+    name: str
+    train: Labelled
+    test: Labelled | None
+    num_classes: int
+
+    @property
+    def without_test(self) -> str:
+        """Why nothing can be tested on images that training never saw; empty where it can."""
+        return "" if self.test else f"{self.name} has no test set: give --data with x_test and y_test"
+
+    @property
+    def without_labels(self) -> str:
+        """Why no classifier can be tested; empty where one can."""
+        return self.without_test or ("" if self.num_classes else f"{self.name} has no labels")
+
+
+def real_images(flags: EvaluateFlags, release: Release) -> RealImages:
+    """The data set that the flags name, or that the run was trained on.
+
+    Raises:
+      InvalidInputError: it cannot be had, or its images or label set are not the release's.
+    """
+    config = _training_flags(flags.run)
+    file = flags.data or (None if flags.dataset else _path(config.get("data")))
+    name = flags.dataset or config.get("dataset") or "mnist"
+    num_classes = flags.num_classes if flags.data else config.get("num_classes", flags.num_classes)
+    dataset = datasets.load(name, file, num_classes)
+    shape = release.image_shape
+    check(
+        dataset.train.image_shape == shape,
+        f"{file or name} holds images of {_times(dataset.train.image_shape)}, the release makes {_times(shape)}: name the "
+        "data it was made from.",
+    )
+    check(
+        not release.conditional or dataset.train.num_classes > 0,
+        f"{file or name} has no labels, and the release samples by label: name the data it was made from.",
+    )
+    with dataset.train.opened() as train:
+        if dataset.test is None:
+            return RealImages(dataset.name, train, None, dataset.train.num_classes)
+        with dataset.test.opened() as test:
+            return RealImages(dataset.name, train, test, dataset.train.num_classes)
+
+
+def _training_flags(run: Path) -> dict[str, Any]:
+    file = run / "private" / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except ValueError as error:
+        raise InvalidInputError(f"{file} is damaged ({error}): name the data by --dataset or --data.") from error
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text and text != "None" else None
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
