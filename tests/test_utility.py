@@ -1,0 +1,112 @@
+"""The utility benchmark: resumable, completed without training again, and no cell by hand."""
+
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tf_dp2vae.commands import EvaluateFlags, TrainFlags, parse
+
+FILE = Path(__file__).parent.parent / "benchmarks" / "utility.py"
+FIGURES = {"acc_lr": 0.80001, "acc_mlp": 0.85, "acc_cnn": 0.9, "fid": 80.0, "fid_samples": 100}
+REPORT = {**FIGURES, "samples": 60_000, "classifier_epochs": 5, **{f"{n}_on_records": 0.99 for n in FIGURES}}
+ONE = {"datasets": "mnist", "epsilons": "1", "methods": "dreams", "seeds": "0"}
+
+
+@pytest.fixture
+def utility(tmp_path, monkeypatch):
+    """The benchmark in an empty project, its commands only noted: `commands` lists them."""
+    spec = importlib.util.spec_from_file_location("utility", FILE)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, "utility", module)
+    spec.loader.exec_module(module)
+    module.commands = []
+
+    def run(command, log):
+        module.commands.append(command)
+        words = shlex.split(command)
+        if words[0] == "train.py":
+            (tmp_path / module.RUNS / words[-1] / "release").mkdir(parents=True)
+            return 61.4
+        folder = tmp_path / words[1] / "private" / "evaluation"
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps(REPORT))
+        return 5.0
+
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "utility.json")
+    return module
+
+
+def main(utility, monkeypatch, **flags):
+    arguments = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    monkeypatch.setattr("sys.argv", ["utility.py", *arguments])
+    utility.commands.clear()
+    utility.main()
+    return [command.split()[0] for command in utility.commands]
+
+
+def test_cell_is_trained_and_evaluated_once(utility, monkeypatch, capsys):
+    assert main(utility, monkeypatch, **ONE) == ["train.py", "evaluate.py"]
+    (row,) = utility.load()
+    assert row["train_seconds"] == 61 and row["acc_lr"] == 0.8 and row["fid_samples"] == 100
+    assert list(row)[:4] == ["dataset", "epsilon", "method", "seed"]
+    assert main(utility, monkeypatch, **ONE) == []
+    printed = capsys.readouterr().out
+    assert "| dreams | end to end | 80.0 | 85.0 | 90.0 | 80.0 | 100 | 1 | 1.0 |" in printed
+    assert "DPDM, accuracy sampler, as published" in printed
+
+
+def test_row_of_a_kept_run_is_completed_without_training(utility, monkeypatch):
+    old = {"dataset": "mnist", "epsilon": 1.0, "method": "dreams", "seed": 0, "acc_cnn": 0.5, "train_seconds": 110}
+    utility.RESULTS.write_text(json.dumps([old]))
+    (utility.ROOT / utility.RUNS / "mnist-dreams-eps1-seed0" / "release").mkdir(parents=True)
+    assert main(utility, monkeypatch, **ONE) == ["evaluate.py"]
+    (row,) = utility.load()
+    assert row["train_seconds"] == 110 and row["acc_cnn"] == 0.9 and utility.complete(row)
+
+
+def test_interrupted_evaluation_does_not_cost_the_training(utility, monkeypatch):
+    whole = utility.run
+
+    def interrupted(command, log):
+        if command.startswith("evaluate"):
+            raise KeyboardInterrupt
+        return whole(command, log)
+
+    monkeypatch.setattr(utility, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(utility, monkeypatch, **ONE)
+    assert utility.load()[0]["train_seconds"] == 61
+    monkeypatch.setattr(utility, "run", whole)
+    assert main(utility, monkeypatch, **ONE) == ["evaluate.py"]
+
+
+def test_half_a_run_is_trained_again(utility, monkeypatch):
+    (utility.ROOT / utility.RUNS / "mnist-dreams-eps1-seed0" / "private").mkdir(parents=True)
+    assert main(utility, monkeypatch, **ONE) == ["train.py", "evaluate.py"]
+
+
+def test_every_cell_is_reproduced_by_lines_that_the_scripts_accept(utility):
+    flags = utility.Flags(fashion=Path("fashion_mnist.npz"), public=Path("usps.npz"))
+    found = list(utility.cells(flags))
+    assert len(found) == len(set(found))
+    first = [cell for cell in found[: 3 * 2 * 4]]
+    assert {cell.epsilon for cell in first} == {1.0} and {cell.seed for cell in first} == {0, 1, 2}
+    for cell in found:
+        train = parse(TrainFlags, None, shlex.split(cell.train_command(flags, cell.name))[1:])
+        evaluation = parse(EvaluateFlags, None, shlex.split(cell.evaluate_command(flags, cell.name))[1:])
+        assert train.privacy.epsilon == cell.epsilon and train.seed == cell.seed
+        assert train.runs / train.name == evaluation.run
+
+
+def test_mean_and_deviation_are_over_seeds(utility):
+    rows = [
+        {"dataset": "mnist", "epsilon": 1.0, "method": "none", "seed": seed, **FIGURES, "acc_cnn": accuracy}
+        for seed, accuracy in enumerate((0.8, 0.9))
+    ]
+    assert "| none | end to end | 80.0 ± 0.0 | 85.0 ± 0.0 | 85.0 ± 7.1 |" in utility.table(rows, [])
+    assert "| mnist, 0 |" in utility.amounts_table(rows)
