@@ -1,6 +1,6 @@
 """Counted operations of a step beside the time that benchmarks/speed.py measured.
 
-    python benchmarks/operations.py
+    PYTHONPATH=. python benchmarks/operations.py
 
 Prints, for each network of benchmarks/results/speed.json: weights, millions of multiply-additions for each example in the
 decoder's matrix products (ordinary, and book-keeping's), the bytes that book-keeping moves besides, the two measured
