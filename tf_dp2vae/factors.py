@@ -27,14 +27,13 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 _OPERATIONS_PER_BYTE = 2.0
-"""Multiply-additions in the time that one byte takes to or from memory; `benchmarks/speed.py --parts` measures it."""
-
-_GRAM_ROUNDING = 2.0**-23
-"""Rounding of a Gram rule, relative to (Σ_p ‖left_p‖ ‖right_p‖)²."""
-
+"""Multiply-additions in the time that one byte takes to or from memory; `benchmarks/parts.py` measures both."""
 
 _LANES = 8
 """Numbers that a vector instruction takes at once; a little more or less makes no difference."""
+
+_GRAM_ROUNDING = 2.0**-23
+"""Rounding of a Gram rule, relative to (Σ_p ‖left_p‖ ‖right_p‖)²."""
 
 
 class PerExample(Protocol):
@@ -102,7 +101,8 @@ class Products:
     @property
     def _narrow(self) -> bool:
         """Whether the product is faster the other way round: vector units stay idle over a short last axis."""
-        return self.right.shape[3] < min(_LANES, self.left.shape[3])
+        m, n = (int(factor.shape[3]) for factor in (self.left, self.right))
+        return n < min(_LANES, m)
 
     @property
     def _forms(self) -> bool:
@@ -242,17 +242,18 @@ def _squared_last(factor: tf.Tensor) -> tf.Tensor:
 
 def _squared_rows(rows: tf.Tensor) -> tf.Tensor:
     """[examples, size] → [examples]. TensorFlow's own kernel reads once where square and sum write and read again."""
-    if _inside_xla():
+    if inside_xla():
         return tf.reduce_sum(tf.square(rows), axis=1)
     return tf.square(tf.math.reduce_euclidean_norm(rows, axis=1))
 
 
 def _weighted_rows(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """Σ_i weights_i rows_i. XLA's product of a vector and a matrix walks columns on a CPU; its fused sum does not."""
-    if _inside_xla():
+    if inside_xla():
         return tf.reduce_sum(weights[:, None] * rows, axis=0)
     return tf.linalg.matmul(weights[None], rows)[0]
 
 
-def _inside_xla() -> bool:
+def inside_xla() -> bool:
+    """Whether what is being traced will be compiled by XLA, whose kernels have other strengths than TensorFlow's own."""
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -201,12 +201,13 @@ def _without_non_finite(batch: Any, mask: tf.Tensor) -> tuple[Any, tf.Tensor]:
 
 def _finite_examples(batch: Any) -> tf.Tensor:
     """[examples], whether every number of the example is finite."""
+    # The least of zeros and ones: TensorFlow reduces floats many at a time, booleans one by one.
     flags = [
-        tf.reduce_all(tf.math.is_finite(tf.reshape(leaf, [leaf.shape[0], -1])), axis=1)
+        tf.reduce_min(tf.cast(tf.math.is_finite(tf.reshape(leaf, [leaf.shape[0], -1])), tf.float32), axis=1)
         for leaf in tf.nest.flatten(batch)
         if leaf.dtype.is_floating
     ]
-    return tf.reduce_all(tf.stack(flags), axis=0)
+    return tf.reduce_min(tf.stack(flags), axis=0) > 0
 
 
 def _null_where(condition: tf.Tensor, batch: Any) -> Any:

@@ -13,6 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from tf_dp2vae.factors import inside_xla
+
+_SMALL_WINDOW = 32
+"""Numbers in a window below which a convolution picks them faster than a gather copies them."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -41,6 +46,9 @@ class Window:
 def patches(images: tf.Tensor, axes: Sequence[Window]) -> tf.Tensor:
     """What each coarse position reads: [n, *sizes, channels] → [n, positions, taps, channels], both in C order."""
     last, channels = axes[-1], images.shape[-1]
+    taps, positions = math.prod(axis.taps for axis in axes), math.prod(axis.positions for axis in axes)
+    if taps * channels <= _SMALL_WINDOW and len(axes) == 2 and not inside_xla():
+        return tf.reshape(_picked(images, axes, taps * channels), [-1, positions, taps, channels])
     # Neighbouring columns that windows never separate are copied as one run.
     run = math.gcd(last.stride, last.taps) if last.dilation == 1 else 1
     behind = [axis.after for axis in axes]
@@ -50,8 +58,16 @@ def patches(images: tf.Tensor, axes: Sequence[Window]) -> tf.Tensor:
         images = tf.pad(images, [(0, 0), *margins, (0, 0)])
     runs = tf.reshape(images, [-1, math.prod(images.shape[1:-1]) // run, run * channels])
     gathered = tf.gather(runs, _runs_of_windows(axes, images.shape[1:-1], run), axis=1)
-    positions, taps = math.prod(axis.positions for axis in axes), math.prod(axis.taps for axis in axes)
     return tf.reshape(gathered, [-1, positions, taps, channels])
+
+
+def _picked(images: tf.Tensor, axes: Sequence[Window], width: int) -> tf.Tensor:
+    """Small windows by a convolution with the identity: their runs are too short to be worth a copy each."""
+    kernel = tf.reshape(tf.eye(width), [*(axis.taps for axis in axes), images.shape[-1], width])
+    margins = [[0, 0], *([axis.before, axis.after] for axis in axes), [0, 0]]
+    return tf.nn.conv2d(
+        images, kernel, [axis.stride for axis in axes], margins, dilations=[axis.dilation for axis in axes]
+    )
 
 
 def _runs_of_windows(axes: Sequence[Window], sizes: Sequence[int], run: int) -> np.ndarray:

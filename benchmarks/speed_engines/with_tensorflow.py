@@ -7,8 +7,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 from keras import layers
-
 from speed_engines.shapes import CLASSES, HIDDEN, PROJECTED, Shapes, records
+
 from tf_dp2vae import DP2VAE, DPAdam
 from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
 from tf_dp2vae.gradients import make_engine, plain_apply
@@ -57,7 +57,7 @@ def make_decoder(shapes: Shapes) -> keras.Model:
 def make_model(shapes: Shapes, draws: int = 1) -> DP2VAE:
     """The benchmark's VAE: decoder trained, encoder fixed."""
     keras.utils.set_random_seed(0)
-    model = DP2VAE(make_encoder(shapes), make_decoder(shapes), draws=draws)
+    model = DP2VAE(make_encoder(shapes), make_decoder(shapes), draws=draws, physical_batch_size=shapes.physical)
     model.encoder.trainable = False
     return model
 
