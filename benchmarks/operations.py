@@ -1,6 +1,6 @@
 """Counted operations of a step beside the time that benchmarks/speed.py measured.
 
-    PYTHONPATH=. python benchmarks/operations.py
+    python benchmarks/operations.py
 
 Prints, for each network of benchmarks/results/speed.json: weights, millions of multiply-additions for each example in the
 decoder's matrix products (ordinary, and book-keeping's), the bytes that book-keeping moves besides, the two measured
@@ -9,6 +9,9 @@ times, and examples a second.
 
 from __future__ import annotations
 
+import checkout  # noqa: F401 - before whatever imports TensorFlow or the package
+
+# isort: split
 import json
 import math
 from pathlib import Path

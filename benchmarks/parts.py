@@ -1,6 +1,6 @@
 """The parts of a private step one by one, and the ways of doing each that were tried.
 
-    PYTHONPATH=. python benchmarks/parts.py
+    python benchmarks/parts.py
 
 Shapes are those of the mnist-conv decoder's first transposed convolution (64 to 32 channels, 7×7 to 14×14, 4×4 kernel,
 stride 2) at 256 examples, where most of the time goes. Prints medians in milliseconds, by TensorFlow's kernels and by XLA;
@@ -9,10 +9,9 @@ repetitions are interleaved.
 
 from __future__ import annotations
 
-import os
+import checkout  # noqa: F401 - before whatever imports TensorFlow or the package
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+# isort: split
 import time
 from collections.abc import Callable
 from statistics import median
