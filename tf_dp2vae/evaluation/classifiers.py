@@ -101,7 +101,7 @@ def accuracies(
     return {
         "acc_lr": _logistic_regression(*flat, seed),
         "acc_mlp": _mlp(*flat, num_classes, max(epochs, _MLP_EPOCHS), seed),
-        "acc_cnn": _cnn(*sets, num_classes, epochs, seed),
+        "acc_cnn": cnn(*sets, num_classes, epochs, seed),
     }
 
 
@@ -170,9 +170,10 @@ def _mlp(
     return _chosen(*found)
 
 
-def _cnn(
+def cnn(
     train: Labelled, validation: Labelled, test: Labelled, num_classes: int, epochs: int, seed: int
 ) -> ClassifierResult:
+    """Trains the CNN on images in [0, 1], [n, height, width, channels], with labels [n]."""
     model = build_cnn(train[0].shape[1:], num_classes, seed)
     model.compile(
         keras.optimizers.Adam(_LEARNING_RATE),
