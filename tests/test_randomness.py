@@ -21,6 +21,11 @@ def test_tail_reaches_as_far_as_the_bits_allow():
     assert abs(draws(2**64 - 1, 0)[0]) < 1e-7
 
 
+def test_noise_has_that_tail_too(monkeypatch):
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda shape, *_, **__: tf.zeros(shape, tf.uint64))
+    assert gaussian_noise(KEY, [2], 10.0).numpy().max() > 86
+
+
 @pytest.mark.parametrize("first, second", [(2**63, 2**62), (2**60 + 12345, 2**63 + 2**61), (7 << 11, 2**64 - 1)])
 def test_pair_is_a_point_on_the_right_circle(first, second):
     uniform, turn = ((bits // 2**11 + 0.5) / 2**53 for bits in (first, second))
