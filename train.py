@@ -18,10 +18,9 @@ from tf_dp2vae.callbacks import StepHistory
 from tf_dp2vae.commands import TrainFlags, one_line_errors, parse
 from tf_dp2vae.figures import training_curves
 from tf_dp2vae.model import DP2VAE
-from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.optimizers import DPAdam
 from tf_dp2vae.runs import RunFolder
-from tf_dp2vae.setup import make_pretraining, make_prior
+from tf_dp2vae.setup import make_networks, make_pretraining, make_prior
 
 
 @one_line_errors
@@ -32,9 +31,7 @@ def main() -> None:
     pretraining, prior = make_pretraining(flags, records), make_prior(flags)
     run = RunFolder(Path(flags.runs), flags.run_name(dataset.name))
 
-    shape, classes = records.image_shape, records.num_classes
-    encoder = build_encoder(shape, flags.latent_dim, classes, flags.width, flags.seed)
-    decoder = build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1)
+    encoder, decoder = make_networks(flags, records, pretraining)
     with run.opened(records.num_records, flags.ledger) as ledger:
         model = DP2VAE(
             encoder,
@@ -62,8 +59,10 @@ def main() -> None:
         run.write_private(model, asdict(flags))
         run.write_release(model)
 
-    print(model.privacy_statement())
-    print(f"May be published:     {run.release}\nMust not be published: {run.private}")
+    statement = model.privacy_statement()
+    print(statement)
+    print(f"{'May be published' if statement.private else 'NOT PRIVATE'}:     {run.release}")
+    print(f"Must not be published: {run.private}")
 
 
 if __name__ == "__main__":

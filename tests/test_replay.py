@@ -16,6 +16,7 @@ from replay import Player, Recorder, ReplayMismatchError, SealedRecords
 
 import tf_dp2vae
 from tf_dp2vae import DP2VAE, DPAdam, Dreams, NoPretraining, NormalPrior, Public, Unprotected
+from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.records import Records
 from tf_dp2vae.runs import RunFolder
@@ -47,9 +48,10 @@ class Run:
 
 def train(records: Records, root: Path, pretraining, calls=None, prior=None, callbacks=(), before_release=None) -> Run:
     """Records the calls, or plays `calls`."""
+    linear = isinstance(pretraining, StatisticsAlone)
     model = DP2VAE(
         build_encoder(SHAPE, 4, CLASSES, 4, seed=0),
-        build_decoder(SHAPE, 4, CLASSES, 4, seed=1),
+        build_linear_decoder(SHAPE, 4, CLASSES) if linear else build_decoder(SHAPE, 4, CLASSES, 4, seed=1),
         pretraining=pretraining,
         prior=prior,
         physical_batch_size=32,
@@ -100,11 +102,15 @@ def dreams(**changes) -> Dreams:
     return Dreams(**{"steps": 6, "sleep_steps": 3, **changes})
 
 
+def statistics() -> StatisticsAlone:
+    return StatisticsAlone(components=4)
+
+
 def public() -> Public:
     return Public(steps=6, sleep_steps=3, data=Records(*arrays(99), CLASSES))
 
 
-@pytest.mark.parametrize("make", [dreams, public, NoPretraining])
+@pytest.mark.parametrize("make", [dreams, public, NoPretraining, statistics])
 def test_release_is_post_processing_of_the_answers(tmp_path, make):
     replay(tmp_path, make)
 
@@ -117,6 +123,11 @@ def test_published_pretraining_is_caught_at_the_first_gradient(tmp_path):
 def test_published_pretraining_reads_outside_a_mechanism(tmp_path):
     with pytest.raises(ReplayMismatchError, match="outside a mechanism"):
         replay(tmp_path, lambda: Unprotected(epochs=1))
+
+
+def test_training_without_privacy_reads_outside_a_mechanism(tmp_path):
+    with pytest.raises(ReplayMismatchError, match="outside a mechanism"):
+        replay(tmp_path, lambda: NotPrivate(epochs=1))
 
 
 class ExactFrequencies(Dreams):

@@ -213,7 +213,9 @@ def plan(
             "to train with. Raise --epsilon, or use data that this ledger does not cover."
         )
     parts = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-    check(sum(shares.values()) < 1, f"budget shares ({parts}) must sum to less than 1: the private steps need a part.")
+    total = sum(shares.values())
+    check(not steps or total < 1, f"budget shares ({parts}) must sum to less than 1: the private steps need a part.")
+    check(total < 1 + 1e-9, f"budget shares ({parts}) must not sum to more than 1.")
     whole = _calibrate(privacy, spent, lambda sigma: [Event("whole budget", sigma)])
     releases = tuple(Event(name, whole / math.sqrt(share)) for name, share in shares.items() if share > 0)
     sigma = (

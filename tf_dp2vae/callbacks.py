@@ -100,15 +100,18 @@ class PhaseProgress:
 
     def phase(self, what: str) -> None:
         """Announces a phase."""
-        self._say(f"[epsilon spent {self._spent():.3f} of {self._model.privacy.epsilon:g}] {what}")
+        self._say(f"[{self._spent()}] {what}")
 
     def done(self) -> None:
         """Announces the end."""
-        self._say(f"[epsilon spent {self._spent():.3f} of {self._model.privacy.epsilon:g}] done")
+        self._say(f"[{self._spent()}] done")
 
-    def _spent(self) -> float:
+    def _spent(self) -> str:
         privacy = self._model.privacy
-        return self._model.ledger.epsilon(privacy.delta, privacy.accountant)
+        if not self._model.pretraining.private:
+            return "NOT PRIVATE"
+        spent = self._model.ledger.epsilon(privacy.delta, privacy.accountant)
+        return f"epsilon spent {spent:.3f} of {privacy.epsilon:g}"
 
     def _say(self, text: str) -> None:
         if not self._quiet:

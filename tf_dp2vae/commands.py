@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 from simple_parsing import ArgumentParser, DashVariant
 from simple_parsing.helpers.fields import field as flag
@@ -19,6 +19,7 @@ from tf_dp2vae.validation import InvalidInputError, check, check_between, check_
 T = TypeVar("T")
 USAGE_ERROR = 2
 _SEEDS = 1_000_000
+PretrainName = Literal["dreams", "public", "none", "unprotected", "statistics", "not-private"]
 
 
 class _OneLineParser(ArgumentParser):
@@ -63,7 +64,8 @@ class TrainFlags:
       dataset: mnist (no network needed) or the name of an image data set of tensorflow-datasets.
       data: an .npz with x_train and optionally y_train, x_test, y_test (uint8 or float), instead of --dataset.
       num_classes: size of the declared label set of --data; labels are 0 to this less one.
-      pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee).
+      pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee); to compare
+        with: statistics (end to end, no VAE) and not-private (NO PRIVACY AT ALL).
       prior: latent prior of samples - gaussian (one noisy release) or normal (N(0, I), no release).
       prior_share: part of the budget for the latent prior's release.
       prior_clip: bound on the norm of a record's latent mean, in units of the square root of --latent-dim.
@@ -78,7 +80,7 @@ class TrainFlags:
       latent_dim: dimensions of z.
       width: channels of the networks' outer layers.
       pretrain_steps: ordinary steps on dreams or public data, 256 images each.
-      pretrain_epochs: passes over the records with --pretrain unprotected.
+      pretrain_epochs: passes over the records with --pretrain unprotected or not-private.
       pretrain_learning_rate: of Adam in pre-training and sleep.
       sleep_steps: steps of each sleep, 256 images each; 0 for none.
       public_dataset: a public data set (as for --dataset) for --pretrain public.
@@ -95,7 +97,7 @@ class TrainFlags:
     dataset: str = "mnist"
     data: Path | None = None
     num_classes: int = 10
-    pretrain: Literal["dreams", "public", "none", "unprotected"] = "dreams"
+    pretrain: PretrainName = "dreams"
     prior: Literal["gaussian", "normal"] = "gaussian"
     prior_share: float = 0.05
     prior_clip: float = 1.4
@@ -123,7 +125,7 @@ class TrainFlags:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice(("dreams", "public", "none", "unprotected"), pretrain=self.pretrain)
+        check_choice(get_args(PretrainName), pretrain=self.pretrain)
         check_choice(("gaussian", "normal"), prior=self.prior)
         check_choice(("book-keeping", "reference"), engine=self.engine)
         check_whole(
@@ -152,6 +154,10 @@ class TrainFlags:
             f"steps={self.steps} is no multiple of rounds={self.rounds}: "
             f"try {max(self.steps // self.rounds, 1) * self.rounds}.",
         )
+        check(
+            self.ledger is None or self.pretrain != "not-private",
+            "--pretrain not-private spends without bound, which no ledger can hold: leave out --ledger.",
+        )
         named = self.public_dataset is not None or self.public_data is not None
         check(
             named == (self.pretrain == "public"),
@@ -163,7 +169,8 @@ class TrainFlags:
         """The run's folder name: the given one, else one that no folder has yet."""
         if self.name is not None:
             return self.name
-        stem = f"{dataset.replace('/', '-')}-{self.pretrain}-eps{self.privacy.epsilon:g}-seed{self.seed}"
+        spent = "" if self.pretrain == "not-private" else f"-eps{self.privacy.epsilon:g}"
+        stem = f"{dataset.replace('/', '-')}-{self.pretrain}{spent}-seed{self.seed}"
         names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
         return next(name for name in names if not (self.runs / name).exists())
 

@@ -39,7 +39,9 @@ def image_rows(images: np.ndarray, file: Path) -> None:
 
 
 def training_curves(history: dict[str, Sequence[float]], file: Path) -> None:
-    """Private loss and ε spent, against private steps."""
+    """Private loss and ε spent, against private steps; no picture where there were none."""
+    if not history["loss"]:
+        return
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
     steps = np.arange(1, len(history["loss"]) + 1)
     top.plot(steps, history["loss"], color="tab:blue")

@@ -29,7 +29,7 @@ from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.mixing import refuse_mixing
 from tf_dp2vae.optimizers import get_dp_optimizer
 from tf_dp2vae.pretraining import Pretraining, default_pretraining
-from tf_dp2vae.priors import GaussianPrior, LatentPrior, Prior
+from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.randomness import Entropy, SystemEntropy
 from tf_dp2vae.refusals import as_records, check_networks, check_ready, refuse_unsupported, warn_about_delta
 from tf_dp2vae.sampler import Sampler
@@ -102,7 +102,11 @@ class DP2VAE(keras.Model):
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
         self.pretraining = pretraining or default_pretraining()
-        self.prior = prior or GaussianPrior()
+        self.prior = prior or (NormalPrior() if self.pretraining.is_whole_training else GaussianPrior())
+        check(
+            isinstance(self.prior, NormalPrior) or not self.pretraining.is_whole_training,
+            f"pretraining {type(self.pretraining).__name__} sets the latent prior itself: leave prior out.",
+        )
         self.draws, self.engine, self.physical_batch_size, self.seed = draws, engine, physical_batch_size, seed
         self.latent_dim = int(decoder.inputs[0].shape[-1])
         self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
@@ -301,13 +305,16 @@ class DP2VAE(keras.Model):
         self.plan = accounting.plan(
             self.privacy,
             batch_size / records.num_records,
-            steps_per_epoch * epochs,
+            0 if self.pretraining.is_whole_training else steps_per_epoch * epochs,
             {**self.pretraining.shares, **self.prior.shares},
             self.ledger.events,
         )
         show = PhaseProgress(self, verbose)
         show.phase(self.pretraining.describe())
         self.pretraining.run(self, records)
+        if self.pretraining.is_whole_training:
+            show.done()
+            return keras.callbacks.History()
         show.phase(
             f"private training: {self.plan.steps} DP-SGD steps, noise multiplier {self.plan.noise_multiplier:.3f}"
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 import numpy as np
@@ -33,7 +33,6 @@ from tf_dp2vae.wake_sleep import Sleep
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
 
-PretrainName = Literal["dreams", "public", "none", "unprotected"]
 _BATCH = 256
 
 
@@ -44,10 +43,14 @@ class Pretraining(Configuration):
     Attributes:
       end_to_end: whether everything the private phase depends on is a function of mechanism answers or public.
       freezes_encoder: whether the private phase trains the decoder alone.
+      private: whether what it releases hides any record at all; only a baseline's does not.
+      is_whole_training: whether no private step follows, the latent prior being set too (see `baselines`).
     """
 
     end_to_end: ClassVar[bool] = True
     freezes_encoder: ClassVar[bool] = True
+    private: ClassVar[bool] = True
+    is_whole_training: ClassVar[bool] = False
 
     @property
     def shares(self) -> dict[str, float]:

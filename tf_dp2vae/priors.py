@@ -142,10 +142,11 @@ class GaussianPrior(Prior):
         moments = model.mechanisms.latent_moments(
             records, model.plan.release(LATENT_MOMENTS), posterior, bound, _PRIOR_WEIGHTS, shared_second=False
         )
-        _assign(model.latent_prior, moments)
+        assign_moments(model.latent_prior, moments)
 
 
-def _assign(prior: LatentPrior, moments: Moments) -> None:
+def assign_moments(prior: LatentPrior, moments: Moments) -> None:
+    """Sets the prior's Gaussians and frequencies from moments with counts, trusting each as far as its noise allows."""
     raw = np.maximum(moments.counts, 0.0)
     counts = np.maximum(raw, 1.0)
     trust = (raw / (raw + 3 * moments.count_noise))[:, None]

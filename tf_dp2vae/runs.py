@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tf_dp2vae.ledger import Ledger
+from tf_dp2vae.statement import NOT_PRIVATE
 from tf_dp2vae.validation import InvalidInputError, check
 
 if TYPE_CHECKING:
@@ -101,5 +102,7 @@ class RunFolder:
         model.export_sampler(unfinished / "sampler")
         (unfinished / "privacy.json").write_text(statement.dumps(), encoding="utf-8")
         (unfinished / "privacy.md").write_text(str(statement), encoding="utf-8")
+        if not statement.private:
+            (unfinished / "NOT-PRIVATE.md").write_text(f"**{NOT_PRIVATE}**\n", encoding="utf-8")
         sample_grid(unfinished / "sampler", unfinished / "samples.png", model.num_classes, figure_seed)
         os.replace(unfinished, self.release)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import keras
+
 from tf_dp2vae import datasets
+from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
 from tf_dp2vae.commands import TrainFlags
+from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior, NormalPrior, Prior
 from tf_dp2vae.records import Records, resized
@@ -16,16 +20,32 @@ def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
         "learning_rate": flags.pretrain_learning_rate,
         "sleep_steps": flags.sleep_steps,
     }
-    if flags.pretrain == "dreams":
-        return Dreams(**common, statistics_share=flags.statistics_share, moments_share=flags.moments_share)
+    if flags.pretrain in ("dreams", "statistics"):
+        way = Dreams if flags.pretrain == "dreams" else StatisticsAlone
+        return way(**common, statistics_share=flags.statistics_share, moments_share=flags.moments_share)
     if flags.pretrain == "public":
         public = datasets.load(flags.public_dataset or "", flags.public_data, max(records.num_classes, 1))
         return Public(**common, data=resized(public.train, records.image_shape))
     if flags.pretrain == "unprotected":
         return Unprotected(flags.pretrain_epochs, flags.pretrain_learning_rate)
+    if flags.pretrain == "not-private":
+        return NotPrivate(flags.pretrain_epochs, flags.pretrain_learning_rate)
     return NoPretraining()
 
 
 def make_prior(flags: TrainFlags) -> Prior:
     """The latent prior that the flags ask for."""
-    return GaussianPrior(flags.prior_share, flags.prior_clip) if flags.prior == "gaussian" else NormalPrior()
+    if flags.prior == "normal" or flags.pretrain in ("statistics", "not-private"):
+        return NormalPrior()
+    return GaussianPrior(flags.prior_share, flags.prior_clip)
+
+
+def make_networks(flags: TrainFlags, records: Records, pretraining: Pretraining) -> tuple[keras.Model, keras.Model]:
+    """Encoder and decoder for what the records are declared to be."""
+    shape, classes = records.image_shape, records.num_classes
+    if isinstance(pretraining, StatisticsAlone):
+        # No encoder is trained or asked; the model's one stays what it is.
+        latent = pretraining.components
+        return build_encoder(shape, latent, classes, 1, flags.seed), build_linear_decoder(shape, latent, classes)
+    encoder = build_encoder(shape, flags.latent_dim, classes, flags.width, flags.seed)
+    return encoder, build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1)

@@ -18,6 +18,7 @@ GIVEN_ENCODER = (
     "no guarantee for the records used in pre-training."
 )
 INSECURE = "The noise was drawn from a seed: whoever knows the seed can subtract it. No guarantee holds."
+NOT_PRIVATE = "NOT PRIVATE: made from the records without clip and without noise, for comparison only. Do not publish."
 _PACKAGES = ("tensorflow", "keras", "tensorflow-privacy", "dp-accounting", "numpy")
 
 
@@ -30,6 +31,7 @@ class Statement:
       num_records: N.
       events: everything on the ledger, this run's and, where it is shared, that of others before it.
       end_to_end: whether everything released is post-processing of the events' answers.
+      private: whether a record is hidden at all; only the baseline without privacy says no.
       secure_noise: whether noise came from the operating system.
       shared_ledger: whether the ledger was given by path, to be shared by all runs on the data set.
       pretraining: in a few words.
@@ -40,6 +42,7 @@ class Statement:
     num_records: int
     events: tuple[Event, ...]
     end_to_end: bool
+    private: bool
     secure_noise: bool
     shared_ledger: bool
     pretraining: str
@@ -48,7 +51,7 @@ class Statement:
     @property
     def holds(self) -> bool:
         """Whether ε speaks about the records of this run at all."""
-        return self.end_to_end and self.secure_noise
+        return self.private and self.end_to_end and self.secure_noise
 
     def epsilon(self, accountant: accounting.AccountantName | None = None) -> float:
         """ε of the events by an accountant; by default the one that calibrated."""
@@ -68,16 +71,23 @@ class Statement:
             "events": [{**event.to_json(), "budget_share": share} for event, share in zip(self.events, self._shares())],
             "pretraining": self.pretraining,
             "shared_ledger": self.shared_ledger,
-            "noise": "keyed from the operating system, not stored" if self.secure_noise else INSECURE,
+            "noise": self._noise(),
             "public_seed": self.public_seed,
             "versions": {package: version(package) for package in _PACKAGES},
         }
-        if not self.end_to_end:
+        if not self.private:
+            entry["not_private"] = NOT_PRIVATE
+        elif not self.end_to_end:
             entry["given_encoder"] = {
                 **(values if self.secure_noise else dict.fromkeys(values)),
                 "means": GIVEN_ENCODER,
             }
         return entry
+
+    def _noise(self) -> str:
+        if not self.private:
+            return "none"
+        return "keyed from the operating system, not stored" if self.secure_noise else INSECURE
 
     def _shares(self) -> list[float]:
         """Each event's fraction of Σ count·q²/σ², rounded: where the budget went, to first order."""
@@ -87,6 +97,8 @@ class Statement:
 
     def __str__(self) -> str:
         """In words."""
+        if not self.private:
+            return "\n".join(["# Privacy statement", "", *self._verdict()]) + "\n"
         lines = [
             "# Privacy statement",
             "",
@@ -103,6 +115,8 @@ class Statement:
     def _verdict(self) -> list[str]:
         delta, name = self.privacy.delta, self.privacy.accountant.upper()
         both = f"by RDP {self.epsilon('rdp'):.4f}, by PLD {self.epsilon('pld'):.4f}"
+        if not self.private:
+            return [f"**{NOT_PRIVATE}**"]
         if not self.secure_noise:
             return [f"**NOT PRIVATE. {INSECURE}**"]
         if not self.end_to_end:
@@ -178,6 +192,7 @@ def statement_of(model: DP2VAE) -> Statement:
         num_records=model.num_records,
         events=model.ledger.events,
         end_to_end=model.pretraining.end_to_end,
+        private=model.pretraining.private,
         secure_noise=model.mechanisms.entropy.secure,
         shared_ledger=model.ledger.shared,
         pretraining=model.pretraining.describe(),
