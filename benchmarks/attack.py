@@ -32,7 +32,9 @@ from keras import layers
 
 from tf_dp2vae import accounting, datasets
 from tf_dp2vae.accounting import Privacy
-from tf_dp2vae.audit import EncoderMatching, Verdict, judge
+from tf_dp2vae.audit.bounds import Verdict, judge
+from tf_dp2vae.audit.encoder_matching import EncoderMatching
+from tf_dp2vae.audit.transcript import TranscriptAudit
 from tf_dp2vae.gradients import BookKeepingEngine, plain_apply
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
@@ -44,7 +46,6 @@ from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.randomness import InsecureSeed, SystemEntropy, fold
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
-from tf_dp2vae.transcript import TranscriptAudit
 
 RESULTS = Path(__file__).parent / "results"
 CLAIM = Privacy(epsilon=1.0, delta=1e-5)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from tf_dp2vae.accounting import CLASS_STATISTICS, GRADIENT_SUM, Privacy
-from tf_dp2vae.audit import EncoderMatching, best_threshold, epsilon_lower_bound, judge
+from tf_dp2vae.audit.bounds import best_threshold, epsilon_lower_bound, judge
+from tf_dp2vae.audit.encoder_matching import EncoderMatching
+from tf_dp2vae.audit.transcript import TranscriptAudit, gaussian_log_ratio
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_encoder
-from tf_dp2vae.transcript import TranscriptAudit, gaussian_log_ratio
 from tf_dp2vae.validation import InvalidInputError
 
 DELTA = 1e-5

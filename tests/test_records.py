@@ -86,3 +86,16 @@ def test_public_images_are_resized_and_keep_their_labels():
     assert resized(smooth, (8, 8, 1)) is smooth
     with pytest.raises(InvalidInputError, match="1 channels"):
         resized(smooth, (8, 8, 3))
+
+
+def test_records_left_out_of_a_joined_set_are_null_records():
+    images, labels = images_and_labels(10)
+    included = np.array([True, False, True, False])
+    joined = Records(images[:6], labels[:6], 3).joined(images[6:], labels[6:], included)
+    assert joined.num_records == 10
+    with joined.opened() as (stored, kept):
+        np.testing.assert_array_equal(stored, images[[0, 1, 2, 3, 4, 5, 6, 8]])
+        np.testing.assert_array_equal(kept, labels[[0, 1, 2, 3, 4, 5, 6, 8]])
+    unlabelled = Records(images[:6], None, 0).joined(images[6:], labels[6:], included)
+    with unlabelled.opened() as (stored, kept):
+        assert len(stored) == len(kept) == 8 and unlabelled.num_classes == 0

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import SHAPE, some_records
+from conftest import CLASSES, SHAPE, images_and_labels, some_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from tf_dp2vae.randomness import InsecureSeed, SystemEntropy
+from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import PoissonSource, unit_interval, unprotected_batches
 
 UNLIKELY = 1e-6
@@ -51,6 +52,20 @@ def test_layout_holds_each_drawn_record_once_and_zeros_elsewhere(num, rate, size
         np.testing.assert_array_equal(labels[: len(chosen)], all_labels[chosen])
     assert not images[len(chosen) :].any() and not labels[len(chosen) :].any()
     assert batch.num_chunks == -(-len(chosen) // size)
+
+
+def test_null_records_are_drawn_like_any_and_contribute_nothing():
+    """q·N stays what it is with all records there; each record keeps its probability q."""
+    images, labels = images_and_labels(60)
+    records = Records(images[:40], labels[:40], CLASSES, num_null=20)
+    assert records.num_records == 60
+    batch = PoissonSource(records, 1.0, 16, SystemEntropy()).batch()
+    assert int(np.sum(batch.mask)) == 40
+    np.testing.assert_array_equal(batch.images.reshape(-1, *SHAPE)[:40], images[:40])
+    source = PoissonSource(records, 0.3, 16, SystemEntropy())
+    sizes = [len(source.draw()) for _ in range(400)]
+    assert stats.binomtest(sum(sizes), 400 * 40, 0.3).pvalue > UNLIKELY
+    assert source.draw().max() < 40
 
 
 class EveryoneAtOnce:

@@ -189,7 +189,7 @@ class Mechanisms:
         classes = max(records.num_classes, 1)
         counts = sums = seconds = None
         with records.opened() as (all_images, all_labels):
-            for start in range(0, records.num_records, _CHUNK):
+            for start in range(0, len(all_images), _CHUNK):
                 labels = all_labels[start : start + _CHUNK]
                 images = all_images[start : start + _CHUNK].astype(np.float32) / FULL_SCALE
                 first, factor, diagonal = contribution(images, labels)

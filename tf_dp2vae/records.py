@@ -23,29 +23,43 @@ class Records:
     """Images and, where there are any, their labels.
 
     Attributes:
-      num_records: N, public by declaration.
+      num_records: N, public by declaration; null records count.
       image_shape: (height, width, channels), declared.
       num_classes: the declared label set is 0 … num_classes − 1; 0 for records without labels.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray | None, num_classes: int):
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None, num_classes: int, num_null: int = 0):
         """Takes arrays that were checked (`checked_records`).
 
         Args:
           images: [N, height, width, channels], uint8 in 0…255.
           labels: [N], whole numbers, or None.
           num_classes: size of the declared label set; 0 without labels.
+          num_null: how many null records there are besides. They contribute zero to every sum, so none is held; N counts
+            them, and how many of N they are is as private as any record.
         """
         self._images, self._labels = images, labels
-        self.num_records = len(images)
+        self.num_records = len(images) + num_null
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
         self.num_classes = num_classes
 
     @contextmanager
     def opened(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Lends images [N, h, w, c] (uint8) and labels [N] (int32; zeros where there are none)."""
-        labels = self._labels if self._labels is not None else np.zeros(self.num_records, np.int32)
+        """Lends images [n, h, w, c] (uint8) and labels [n] (int32; zeros where there are none); n is N less null records."""
+        labels = self._labels if self._labels is not None else np.zeros(len(self._images), np.int32)
         yield self._images, labels
+
+    def joined(self, images: np.ndarray, labels: np.ndarray, included: np.ndarray) -> Records:
+        """These records and those others that are included; a null record in place of each other that is not.
+
+        Args:
+          images, labels: of the others, [m, height, width, channels] uint8 and [m].
+          included: [m], booleans.
+        """
+        with self.opened() as (own_images, own_labels):
+            all_images = np.concatenate([own_images, images[included]])
+            all_labels = np.concatenate([own_labels, labels[included].astype(np.int32)])
+        return Records(all_images, all_labels if self.num_classes else None, self.num_classes, int(np.sum(~included)))
 
 
 def checked_records(

@@ -63,9 +63,10 @@ class PoissonSource:
         self._chunks = math.ceil((expected + 8 * math.sqrt(expected) + 8) / physical_batch_size)
 
     def draw(self) -> np.ndarray:
-        """The indices of one Poisson batch, ascending."""
+        """The indices of one Poisson batch, ascending. Null records come last; drawn or not, they contribute nothing."""
         uniform = self._entropy.generator().random(self._records.num_records)
-        return np.flatnonzero(uniform < self.sampling_rate)
+        with self._records.opened() as (images, _):
+            return np.flatnonzero(uniform[: len(images)] < self.sampling_rate)
 
     def batch(self) -> PoissonBatch:
         """One logical batch, as NumPy arrays."""
@@ -112,5 +113,5 @@ def unprotected_batches(records: Records, batch_size: int, seed: int) -> tf.data
     """Shuffled (images, labels) batches *outside* every mechanism. Whatever learns from them is not private."""
     with records.opened() as (images, labels):
         dataset = tf.data.Dataset.from_tensor_slices((images, labels))
-    shuffled = dataset.shuffle(records.num_records, seed=seed, reshuffle_each_iteration=True)
-    return shuffled.batch(min(batch_size, records.num_records), drop_remainder=True)
+    shuffled = dataset.shuffle(len(images), seed=seed, reshuffle_each_iteration=True)
+    return shuffled.batch(min(batch_size, len(images)), drop_remainder=True)
