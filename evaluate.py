@@ -7,6 +7,7 @@ prints a table and writes runs/<name>/private/evaluation (computed from real rec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,41 +25,49 @@ from tf_dp2vae.evaluation.inception import InceptionFeatures, find_weights
 from tf_dp2vae.evaluation.membership import membership
 from tf_dp2vae.evaluation.neighbours import neighbours
 from tf_dp2vae.evaluation.real import Labelled, RealImages, real_images
-from tf_dp2vae.evaluation.release import read_release
-from tf_dp2vae.evaluation.report import Part, Report, missing, written_whole
+from tf_dp2vae.evaluation.release import Release, read_release
+from tf_dp2vae.evaluation.report import Part, Report, Stopwatch, missing, written_whole
 
 
 @one_line_errors
 def main() -> None:
-    flags = parse(EvaluateFlags, __doc__)
-    release = read_release(flags.run)
-    real = real_images(flags, release)
-    weights = find_weights(flags.inception_weights) if "fidelity" in flags.parts else None
-    features = InceptionFeatures(weights) if weights else None
+    flags, watch = parse(EvaluateFlags, __doc__), Stopwatch()
+    with watch.time("reading"):
+        release = read_release(flags.run)
+        real = real_images(flags, release)
+        weights = find_weights(flags.inception_weights) if "fidelity" in flags.parts else None
+        features = InceptionFeatures(weights) if weights else None
     cache = Cache(flags.run.parent / ".cache")
 
     print(f"Sampling {flags.samples:,} + {flags.samples // 6:,} images from {flags.run / 'release'}", flush=True)
-    synthetic = release.samples(flags.samples, seed=2 * flags.seed)
-    others = release.samples(flags.samples // 6, seed=2 * flags.seed + 1)
-    parts: list[Part] = []
+    with watch.time("sampling"):
+        synthetic = release.samples(flags.samples, seed=2 * flags.seed)
+        others = release.samples(flags.samples // 6, seed=2 * flags.seed + 1)
     with written_whole(flags.run / "private" / "evaluation") as folder:
         pictures.samples_beside_records(synthetic, real.train, folder / "samples_beside_records.png")
-        if "fidelity" in flags.parts:
-            images = release.samples(flags.fid_samples, seed=2 * flags.seed)[0]
-            parts.append(fidelity(images, real.train[0], features, cache))
-        if "usefulness" in flags.parts:
-            parts.append(_usefulness(synthetic, others, real, flags, cache, folder))
-        if "membership" in flags.parts:
-            why = real.without_test
-            parts.append(missing("Membership inference", why) if why else membership(synthetic, real, flags.seed))
-        if "neighbours" in flags.parts:
-            parts.append(_neighbours(others[0], real, flags, folder))
-        report = Report(release.statement, real.name, parts)
+        measures: dict[str, Callable[[], Part]] = {
+            "fidelity": lambda: _fidelity(release, real, flags, features, cache),
+            "usefulness": lambda: _usefulness(synthetic, others, real, flags, cache, folder),
+            "membership": lambda: _membership(synthetic, real, flags),
+            "neighbours": lambda: _neighbours(others[0], real, flags, folder),
+        }
+        parts = []
+        for name in (name for name in measures if name in flags.parts.split(",")):
+            with watch.time(name):
+                parts.append(measures[name]())
+        report = Report(release.statement, real.name, parts, watch.seconds)
         pictures.quantities_against_epsilon(report, flags.run, folder)
         report.write(folder)
     print(f"\n{report}\n\nWritten to {flags.run / 'private' / 'evaluation'} (private: computed from real records)")
     if flags.release_uncovered_numbers:
         print(f"Published, though no ε covers it: {report.publish(flags.run / 'release')}")
+
+
+def _fidelity(
+    release: Release, real: RealImages, flags: EvaluateFlags, features: InceptionFeatures | None, cache: Cache
+) -> Part:
+    images = release.samples(flags.fid_samples, seed=2 * flags.seed)[0]
+    return fidelity(images, real, flags.fid_against, features, cache)
 
 
 def _usefulness(
@@ -69,6 +78,12 @@ def _usefulness(
     part, cnn = usefulness(synthetic, others, real, flags.epochs, flags.seed, cache)
     figures.accuracy_by_epoch(cnn.validation, cnn.real, cnn.chosen_epoch, folder / "accuracy.png")
     return part
+
+
+def _membership(synthetic: Labelled, real: RealImages, flags: EvaluateFlags) -> Part:
+    if real.without_test:
+        return missing("Membership inference", real.without_test)
+    return membership(synthetic, real, flags.seed)
 
 
 def _neighbours(samples: np.ndarray, real: RealImages, flags: EvaluateFlags, folder: Path) -> Part:

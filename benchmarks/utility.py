@@ -1,16 +1,19 @@
-"""How useful are the releases? Ways of pre-training at equal ε, beside published figures, by the field's protocols.
+"""How useful are the releases? Ways of training at equal ε, beside published figures, by the field's protocols.
 
-    python benchmarks/utility.py --fashion FILE.npz                 # all cells that are missing, the telling ones first
-    python benchmarks/utility.py --datasets mnist --epsilons 1 --methods dreams --seeds 0
-    python benchmarks/utility.py --table                            # prints what there is
+    python benchmarks/utility.py                  # all cells that are missing, the telling ones first
+    python benchmarks/utility.py --datasets mnist --epsilons 1 --methods dreams --seeds 0           # one cell
+    python benchmarks/utility.py --table          # only prints what there is, and draws it
+    python benchmarks/utility.py --verify         # runs one row again, at random, and compares
 
 A cell is one `train.py` and one `evaluate.py`, printed as they are run: each is reproduced by these two lines. Cells that
-benchmarks/results/utility.json holds are not run again, and a trained run whose row lacks figures is only evaluated, so the
-command can be interrupted at any time and goes on where it stopped. `--verify` re-runs one row.
+benchmarks/results/utility.json holds are not run again, and a trained run whose row lacks figures, or has a FID of fewer
+images than asked for, is only evaluated; so the command can be interrupted at any time and goes on where it stopped. After
+each cell benchmarks/results/utility.md and its figures are written anew.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -19,14 +22,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
 
+from checkout import ROOT
 from simple_parsing import ArgumentParser, DashVariant
+from utility_page import AMOUNTS, FIGURES, write_page
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "utility.json"
 PUBLISHED = ROOT / "benchmarks" / "results" / "published.json"
 RUNS = Path("runs") / "utility"
@@ -38,12 +41,15 @@ METHODS = {
     "unprotected": f"--pretrain unprotected {_FROM_SCRATCH}",
     "public": "--pretrain public {public}",
     "none": f"--pretrain none {_FROM_SCRATCH}",
+    "statistics": "--pretrain statistics",
+    "non-private": "--pretrain not-private --pretrain-epochs 30",
     **{f"unprotected-{n}": f"--pretrain unprotected --pretrain-epochs {n} {_FROM_SCRATCH}" for n in (1, 5, 20)},
 }
-AMOUNTS = {"none": 0, "unprotected-1": 1, "unprotected-5": 5, "unprotected-20": 20}
-GIVEN_ENCODER = "decoder, given the encoder"
+NON_PRIVATE = "non-private"
+COMPARED = [method for method in METHODS if method != NON_PRIVATE and method not in AMOUNTS or method == "none"]
 KEY = ("dataset", "epsilon", "method", "seed")
-FIGURES = ("acc_lr", "acc_mlp", "acc_cnn", "fid", "fid_samples")
+TOLERANCES = {"acc_lr": 0.04, "acc_mlp": 0.04, "acc_cnn": 0.04, "fid": 0.2}
+"""Of --verify: accuracies may differ by as much, FID by this fraction. Three deviations of a difference of two runs."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,13 @@ class Flags:
       fashion: Fashion-MNIST as an .npz for train.py; by default the one in shared/data.
       public: public data for --pretrain public on MNIST, an .npz; by default USPS in shared/data (Fashion has MNIST).
       epsilons: values of epsilon, separated by commas.
-      methods: ways of pre-training, separated by commas; by default the four main ones, then the amounts.
-      seeds: public seeds, separated by commas; other epsilons than 1 and the amounts get the first.
+      methods: ways of training, separated by commas; by default those compared, non-private, then the amounts.
+      seeds: public seeds at epsilon 1, separated by commas.
+      other_seeds: the same for other epsilons, non-private and the amounts.
       epochs: of the evaluating CNN.
-      fid_samples: images a side for FID.
-      table: only print the tables.
-      verify: re-run one random row and compare, instead.
+      fid_samples: images a side for FID, against test images.
+      table: only print and draw what there is.
+      verify: run one random row again and compare, instead.
     """
 
     datasets: str = "mnist,fashion_mnist"
@@ -69,6 +76,7 @@ class Flags:
     epsilons: str = "1,0.2,10"
     methods: str = ",".join(METHODS)
     seeds: str = "0,1,2"
+    other_seeds: str = "0"
     epochs: int = 5
     fid_samples: int = 5_000
     table: bool = False
@@ -80,14 +88,15 @@ class Cell:
     """One training and its evaluation."""
 
     dataset: str
-    epsilon: float
+    epsilon: float | None
     method: str
     seed: int
 
     @property
     def name(self) -> str:
         """The run's folder name."""
-        return f"{self.dataset}-{self.method}-eps{self.epsilon:g}-seed{self.seed}"
+        epsilon = "" if self.epsilon is None else f"-eps{self.epsilon:g}"
+        return f"{self.dataset}-{self.method}{epsilon}-seed{self.seed}"
 
     def train_command(self, flags: Flags, name: str) -> str:
         """The line that trains."""
@@ -95,14 +104,15 @@ class Cell:
         if self.method == "public":
             public = "--public-dataset mnist" if data else f"--public-data {_file(flags.public, 'usps.npz')}"
             method = method.format(public=public)
-        return f"train.py --epsilon {self.epsilon:g} {method} --seed {self.seed}{data} --runs {RUNS} --name {name}"
+        epsilon = "" if self.epsilon is None else f"--epsilon {self.epsilon:g} "
+        return f"train.py {epsilon}{method} --seed {self.seed}{data} --runs {RUNS} --name {name}"
 
     def evaluate_command(self, flags: Flags, name: str) -> str:
         """The line that evaluates."""
         data = self._data(flags)
         return (
             f"evaluate.py {RUNS / name} --parts fidelity,usefulness --epochs {flags.epochs} "
-            f"--fid-samples {flags.fid_samples} --seed {self.seed}{data}"
+            f"--fid-samples {flags.fid_samples} --fid-against test --seed {self.seed}{data}"
         )
 
     def _data(self, flags: Flags) -> str:
@@ -121,21 +131,24 @@ def _file(named: Path | None, usual: str) -> str:
 
 
 def cells(flags: Flags) -> Iterator[Cell]:
-    """What is to be measured: ε = 1 for all seeds, then everything else for the first."""
-    epsilons = sorted(map(float, flags.epsilons.split(",")), key=lambda epsilon: epsilon != 1)
-    seeds, methods = [int(seed) for seed in flags.seeds.split(",")], flags.methods.split(",")
+    """What is to be measured: ε = 1 for all seeds, non-private, other ε, then the amounts of pre-training."""
+    methods, datasets = flags.methods.split(","), flags.datasets.split(",")
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         sys.exit(f"utility.py: method {unknown[0]!r} is not known: choose from {', '.join(METHODS)}.")
-    for main in (True, False):
-        for seed in seeds:
-            for dataset in flags.datasets.split(","):
-                for epsilon in epsilons:
-                    for method in methods:
-                        is_main = epsilon == 1 and "-" not in method
-                        wanted = seed == seeds[0] or is_main
-                        if wanted and is_main is main and not ("-" in method and epsilon != 1):
-                            yield Cell(dataset, epsilon, method, seed)
+    epsilons = [float(epsilon) for epsilon in flags.epsilons.split(",")]
+    seeds, others = ([int(seed) for seed in text.split(",")] for text in (flags.seeds, flags.other_seeds))
+    at_one, elsewhere = [e for e in epsilons if e == 1], [e for e in epsilons if e != 1]
+    amounts = [method for method in AMOUNTS if method not in COMPARED]
+    groups: list[tuple[Sequence[float | None], list[str], list[int]]] = [
+        (at_one, COMPARED, seeds),
+        ([None], [NON_PRIVATE], others),
+        (elsewhere, COMPARED, others),
+        (at_one, amounts, others),
+    ]
+    for wanted, names, wanted_seeds in groups:
+        for seed, dataset, epsilon in itertools.product(wanted_seeds, datasets, wanted):
+            yield from (Cell(dataset, epsilon, name, seed) for name in names if name in methods)
 
 
 def run(command: str, log: Path) -> float:
@@ -154,7 +167,8 @@ def measure(cell: Cell, flags: Flags, row: dict | None, keep: Callable[[dict], N
     folder = ROOT / RUNS / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{name}.log"
-    row = {**dict(zip(KEY, (cell.dataset, cell.epsilon, cell.method, cell.seed))), **(row or {"train_seconds": None})}
+    empty = dict.fromkeys((*KEY, *FIGURES, "train_seconds"))
+    row = {**empty, **(row or {}), **{name: getattr(cell, name) for name in KEY}}
     if not (folder / "release").is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         row["train_seconds"] = round(run(cell.train_command(flags, name), log))
@@ -193,74 +207,27 @@ def find(rows: list[dict], cell: Cell) -> dict | None:
     return next((row for row in rows if all(row[name] == getattr(cell, name) for name in KEY)), None)
 
 
-def complete(row: dict | None) -> bool:
-    """Whether every figure was measured."""
-    return row is not None and all(row.get(figure) is not None for figure in FIGURES)
+def complete(row: dict | None, fid_samples: int = 0) -> bool:
+    """Whether every figure was measured, FID on at least so many images."""
+    return row is not None and all(row.get(f) is not None for f in FIGURES) and row["fid_samples"] >= fid_samples
 
 
-def spread(values: list[float | None], digits: int, factor: float = 1) -> str:
-    """Mean ± deviation, or a dash."""
-    known = [factor * value for value in values if value is not None]
-    if not known:
-        return "–"
-    deviation = f" ± {stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{mean(known):.{digits}f}{deviation}"
-
-
-def line(group: list[dict], name: str, guarantee: str) -> str:
-    """One line of a table."""
-    figures = [spread([row.get(f) for row in group], 1, 100) for f in FIGURES[:3]]
-    figures.append(spread([row.get("fid") for row in group], 1))
-    sizes = "/".join(sorted({f"{row['fid_samples']:,}" for row in group if row.get("fid_samples")})) or "–"
-    minutes = spread([row.get("train_seconds") for row in group], 1, 1 / 60)
-    return f"| {name} | {guarantee} | {' | '.join(figures)} | {sizes} | {len(group)} | {minutes} |"
-
-
-def table(rows: list[dict], published: list[dict]) -> str:
-    """Every method's mean and deviation over seeds, beside published figures."""
-    head = "| method | guarantee | LR % | MLP % | CNN % | FID | FID's images a side | seeds | training, minutes |"
-    parts = []
-    for dataset, epsilon in sorted({(row["dataset"], row["epsilon"]) for row in rows}, reverse=True):
-        here = [row for row in rows if (row["dataset"], row["epsilon"]) == (dataset, epsilon)]
-        parts += [f"\n**{dataset}, ε = {epsilon:g}**\n", head, "|---|---|---|---|---|---|---|---|---|"]
-        for method in dict.fromkeys(row["method"] for row in here if "-" not in row["method"]):
-            guarantee = GIVEN_ENCODER if method == "unprotected" else "end to end"
-            parts.append(line([row for row in here if row["method"] == method], method, guarantee))
-        real = [row["on_records"] for row in here if row.get("on_records")]
-        if real:
-            figures = " | ".join(spread([row[figure] for row in real], 1, 100) for figure in FIGURES[:3])
-            parts.append(f"| real training images | none | {figures} | – | – | {len(real)} | – |")
-        for peer in published:
-            if (peer["dataset"], peer["epsilon"]) == (dataset, epsilon):
-                figures = " | ".join("–" if peer[f] is None else f"{peer[f]:g}" for f in FIGURES[:4])
-                parts.append(f"| {peer['method']}, as published | end to end | {figures} | 60,000 | – | – |")
-    return "\n".join(parts)
-
-
-def amounts_table(rows: list[dict]) -> str:
-    """What more pre-training on records without noise does, at equal ε of the decoder given the encoder."""
-    lines = [
-        "\n**Effect of the amount of pre-training on the records (`unprotected`), ε = 1 given the encoder**\n",
-        "| data, epochs | guarantee | LR % | MLP % | CNN % | FID | FID's images a side | seeds | training, minutes |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        for method, epochs in AMOUNTS.items():
-            group = [r for r in rows if (r["dataset"], r["epsilon"], r["method"]) == (dataset, 1.0, method)]
-            if group:
-                lines.append(line(group, f"{dataset}, {epochs}", GIVEN_ENCODER if epochs else "end to end"))
-    return "\n".join(lines)
-
-
-def verify(flags: Flags) -> None:
-    """Re-runs one row. Noise is fresh each time, so figures agree only within their spread over runs."""
+def verify(flags: Flags) -> bool:
+    """Runs one row again. Noise is fresh each time, so figures agree only within the tolerance, which is printed."""
     row = random.choice([row for row in load() if complete(row)])
+    flags = replace(flags, epochs=row["classifier_epochs"], fid_samples=row["fid_samples"])
     cell = Cell(*(row[name] for name in KEY))
     name = f"verify-{cell.name}"
     shutil.rmtree(ROOT / RUNS / name, ignore_errors=True)
     again = measure(cell, flags, None, lambda _: None, name)
-    for figure in FIGURES[:4]:
-        print(f"{figure}: before {row[figure]:.4f}, now {again[figure]:.4f}, {again[figure] - row[figure]:+.4f}")
+    good = True
+    for figure, tolerance in TOLERANCES.items():
+        allowed = tolerance * (row[figure] if figure == "fid" else 1)
+        difference = again[figure] - row[figure]
+        good &= abs(difference) <= allowed
+        verdict = "agrees" if abs(difference) <= allowed else "DIFFERS"
+        print(f"{figure}: was {row[figure]:.4f}, is {again[figure]:.4f}, {difference:+.4f} (±{allowed:.4f}): {verdict}")
+    return good
 
 
 def main() -> None:
@@ -268,14 +235,13 @@ def main() -> None:
     parser.add_arguments(Flags, dest="flags")
     flags = parser.parse_args().flags
     if flags.verify:
-        verify(flags)
-        return
+        sys.exit(0 if verify(flags) else "utility.py: the row was not reproduced within its tolerance.")
     for cell in [] if flags.table else cells(flags):
         row = find(load(), cell)
-        if not complete(row):
+        if not complete(row, flags.fid_samples):
             measure(cell, flags, row, store, cell.name)
-    print(table(load(), load(PUBLISHED)))
-    print(amounts_table(load()))
+            write_page(load(), load(PUBLISHED), RESULTS.parent)
+    print(write_page(load(), load(PUBLISHED), RESULTS.parent))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import tensorflow as tf
 from conftest import DREAMS, SHAPE, images_and_labels, tiny_model
 
 import evaluate
+from tf_dp2vae.commands import EVALUATION_PARTS
 from tf_dp2vae.evaluation.cache import Cache, digest
 from tf_dp2vae.evaluation.inception import InceptionFeatures
 from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED
@@ -67,7 +68,8 @@ def test_report_has_every_part_and_says_both_sizes(root, monkeypatch, capsys):
     report = json.loads((folder / "report.json").read_text())
     for name in ("acc_lr", "acc_mlp", "acc_cnn", "acc_cnn_on_records", "precision", "recall", "coverage"):
         assert 0 <= report[name] <= 1, name
-    assert report["fid"] > 0 and report["fid_samples"] == 100 and report["fid_records"] == 100
+    assert report["fid"] > 0 and report["fid_samples"] == 100 and report["fid_real"] == 100
+    assert report["fid_against"] == "train" and set(report["seconds"]) == {"reading", "sampling", *EVALUATION_PARTS}
     assert report["samples"] == 120 and report["test_images"] == 80 and report["epsilon"] <= 1
     assert report["membership"]["threshold"]["auc"] >= 0 and report["neighbours"]["records"] == 80
     assert report["not_covered"] == NOT_COVERED
@@ -88,7 +90,8 @@ def test_nothing_reaches_the_release_unless_asked_for_by_name(root, monkeypatch)
     assert sorted(path.name for path in release.iterdir()) == before
     run(monkeypatch, root / "runs" / "run", *QUICK, *parts, "--release-uncovered-numbers")
     assert sorted(path.name for path in release.iterdir()) == sorted([*before, PUBLISHED])
-    assert json.loads((release / PUBLISHED).read_text())["not_covered"] == NOT_COVERED
+    published = json.loads((release / PUBLISHED).read_text())
+    assert published["not_covered"] == NOT_COVERED and "seconds" not in published
     assert "not-covered-by-epsilon" in PUBLISHED
 
 
@@ -97,6 +100,22 @@ def test_without_weights_the_rest_still_comes_and_says_what_is_missing(root, mon
     report = json.loads((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text())
     assert "fid" not in report and "inception_weights OUT.npz" in report["fidelity_missing"]
     assert report["neighbours"]["samples"] == 20 and "no Inception weights" in capsys.readouterr().out
+
+
+def test_reference_set_of_fid_may_be_the_test_images(root, monkeypatch, capsys):
+    arguments = [root / "runs" / "run", *QUICK, "--inception-weights", "any", "--parts", "fidelity"]
+    for against, words in (
+        ("train", "100 samples against 100 records"),
+        ("test", "100 samples against 80 test images"),
+    ):
+        run(monkeypatch, *arguments, "--fid-against", against)
+        assert words in capsys.readouterr().out
+    cached = list((root / "runs" / ".cache").glob("features-*.npy"))
+    assert sorted(len(np.load(file)) for file in cached) == [80, 100]
+    before = {file: file.stat().st_mtime_ns for file in cached}
+    shutil.copytree(root / "runs" / "run", root / "runs" / "other")
+    run(monkeypatch, root / "runs" / "other", *arguments[1:], "--fid-against", "test")
+    assert {file: file.stat().st_mtime_ns for file in (root / "runs" / ".cache").glob("features-*.npy")} == before
 
 
 def test_without_test_images_only_what_needs_them_is_missing(root, monkeypatch):
@@ -115,7 +134,8 @@ def test_equal_seeds_give_equal_numbers_and_the_cache_is_closed(root, monkeypatc
     reports = []
     for _ in range(2):
         run(monkeypatch, *arguments)
-        reports.append((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text())
+        reports.append(json.loads((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text()))
+        reports[-1].pop("seconds")
     assert reports[0] == reports[1]
     cache = root / "runs" / ".cache"
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700

@@ -5,14 +5,15 @@ import json
 import shlex
 from pathlib import Path
 
+import matplotlib.image
 import pytest
 
 from tf_dp2vae.commands import EvaluateFlags, TrainFlags, parse
 
 FILE = Path(__file__).parent.parent / "benchmarks" / "utility.py"
 FIGURES = {"acc_lr": 0.80001, "acc_mlp": 0.85, "acc_cnn": 0.9, "fid": 80.0, "fid_samples": 100}
-REPORT = {**FIGURES, "samples": 60_000, "classifier_epochs": 5, **{f"{n}_on_records": 0.99 for n in FIGURES}}
-ONE = {"datasets": "mnist", "epsilons": "1", "methods": "dreams", "seeds": "0"}
+REPORT = {"samples": 60_000, "classifier_epochs": 5, **{f"{n}_on_records": 0.99 for n in FIGURES}}
+ONE = {"datasets": "mnist", "epsilons": "1", "methods": "dreams", "seeds": "0", "fid_samples": 100}
 
 
 @pytest.fixture
@@ -21,6 +22,7 @@ def utility(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("utility", FILE)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(__import__("sys").modules, "utility", module)
+    monkeypatch.syspath_prepend(FILE.parent)
     spec.loader.exec_module(module)
     module.commands = []
 
@@ -31,8 +33,9 @@ def utility(tmp_path, monkeypatch):
             (tmp_path / module.RUNS / words[-1] / "release").mkdir(parents=True)
             return 61.4
         folder = tmp_path / words[1] / "private" / "evaluation"
-        folder.mkdir(parents=True)
-        (folder / "report.json").write_text(json.dumps(REPORT))
+        folder.mkdir(parents=True, exist_ok=True)
+        images = words[words.index("--fid-samples") + 1]
+        (folder / "report.json").write_text(json.dumps({**REPORT, **FIGURES, "fid_samples": int(images)}))
         return 5.0
 
     monkeypatch.setattr(module, "run", run)
@@ -53,11 +56,38 @@ def test_cell_is_trained_and_evaluated_once(utility, monkeypatch, capsys):
     assert main(utility, monkeypatch, **ONE) == ["train.py", "evaluate.py"]
     (row,) = utility.load()
     assert row["train_seconds"] == 61 and row["acc_lr"] == 0.8 and row["fid_samples"] == 100
-    assert list(row)[:4] == ["dataset", "epsilon", "method", "seed"]
+    figures = ["acc_lr", "acc_mlp", "acc_cnn", "fid", "fid_samples"]
+    assert list(row)[:10] == ["dataset", "epsilon", "method", "seed", *figures, "train_seconds"]
     assert main(utility, monkeypatch, **ONE) == []
     printed = capsys.readouterr().out
     assert "| dreams | end to end | 80.0 | 85.0 | 90.0 | 80.0 | 100 | 1 | 1.0 |" in printed
     assert "DPDM, accuracy sampler, as published" in printed
+    assert (utility.RESULTS.parent / "utility.md").read_text() in printed
+    pictures = [matplotlib.image.imread(utility.RESULTS.parent / f"utility_{name}.png") for name in ("cnn", "fid")]
+    assert all(picture.shape[0] > 300 and picture.std() > 0.05 for picture in pictures)
+
+
+def test_fid_of_too_few_images_is_measured_again_without_training(utility, monkeypatch):
+    main(utility, monkeypatch, **ONE)
+    assert main(utility, monkeypatch, **{**ONE, "fid_samples": 90}) == []
+    assert main(utility, monkeypatch, **{**ONE, "fid_samples": 200}) == ["evaluate.py"]
+    assert utility.load()[0]["fid_samples"] == 200
+
+
+def test_verify_runs_a_row_again_and_judges_by_its_tolerance(utility, monkeypatch, capsys):
+    main(utility, monkeypatch, **ONE)
+    monkeypatch.setattr("sys.argv", ["utility.py", "--verify"])
+    utility.commands.clear()
+    with pytest.raises(SystemExit) as ended:
+        utility.main()
+    assert (
+        ended.value.code == 0 and "acc_cnn: was 0.9000, is 0.9000, +0.0000 (±0.0400): agrees" in capsys.readouterr().out
+    )
+    assert "--name verify-mnist-dreams-eps1-seed0" in utility.commands[0] and "--fid-samples 100" in utility.commands[1]
+    utility.store({**utility.load()[0], "acc_cnn": 0.85})
+    with pytest.raises(SystemExit, match="not reproduced"):
+        utility.main()
+    assert "DIFFERS" in capsys.readouterr().out and utility.load()[0]["acc_cnn"] == 0.85
 
 
 def test_row_of_a_kept_run_is_completed_without_training(utility, monkeypatch):
@@ -94,19 +124,25 @@ def test_every_cell_is_reproduced_by_lines_that_the_scripts_accept(utility):
     flags = utility.Flags(fashion=Path("fashion_mnist.npz"), public=Path("usps.npz"))
     found = list(utility.cells(flags))
     assert len(found) == len(set(found))
-    first = [cell for cell in found[: 3 * 2 * 4]]
+    first = found[: 3 * 2 * 5]
     assert {cell.epsilon for cell in first} == {1.0} and {cell.seed for cell in first} == {0, 1, 2}
+    assert {cell.method for cell in first} == {"dreams", "unprotected", "public", "none", "statistics"}
+    assert [(cell.epsilon, cell.seed) for cell in found if cell.method == "non-private"] == [(None, 0)] * 2
+    assert {cell.epsilon for cell in found if cell.method == "statistics"} == {0.2, 1.0, 10.0}
     for cell in found:
         train = parse(TrainFlags, None, shlex.split(cell.train_command(flags, cell.name))[1:])
         evaluation = parse(EvaluateFlags, None, shlex.split(cell.evaluate_command(flags, cell.name))[1:])
-        assert train.privacy.epsilon == cell.epsilon and train.seed == cell.seed
+        assert train.seed == cell.seed
+        assert train.privacy.epsilon == cell.epsilon or train.pretrain == "not-private" and cell.epsilon is None
         assert train.runs / train.name == evaluation.run
 
 
-def test_mean_and_deviation_are_over_seeds(utility):
+def test_mean_and_deviation_are_over_seeds(utility, tmp_path):
     rows = [
         {"dataset": "mnist", "epsilon": 1.0, "method": "none", "seed": seed, **FIGURES, "acc_cnn": accuracy}
         for seed, accuracy in enumerate((0.8, 0.9))
     ]
-    assert "| none | end to end | 80.0 ± 0.0 | 85.0 ± 0.0 | 85.0 ± 7.1 |" in utility.table(rows, [])
-    assert "| mnist, 0 |" in utility.amounts_table(rows)
+    ceiling = {"dataset": "mnist", "epsilon": None, "method": "non-private", "seed": 0, **FIGURES}
+    page = utility.write_page([*rows, ceiling], [], tmp_path)
+    assert "| none | end to end | 80.0 ± 0.0 | 85.0 ± 0.0 | 85.0 ± 7.1 |" in page
+    assert "| non-private | none | 80.0 |" in page and "| mnist, 0 |" in page

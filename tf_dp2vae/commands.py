@@ -175,6 +175,7 @@ class TrainFlags:
         return next(name for name in names if not (self.runs / name).exists())
 
 
+ReferenceName = Literal["train", "test"]
 EVALUATION_PARTS = ("fidelity", "usefulness", "membership", "neighbours")
 
 
@@ -187,6 +188,7 @@ class EvaluateFlags:
       parts: what to measure, separated by commas - fidelity, usefulness, membership, neighbours.
       samples: how many images are sampled for training the classifiers (DPDM's protocol: 60000).
       fid_samples: images a side for FID, KID, precision, recall, density, coverage (papers: 60000; 9 minutes for 5000).
+      fid_against: real images that samples are compared with - train (as papers do) or test.
       inception_weights: weights of the FID's features; by default those in shared/data beside the project.
       dataset: real data, as for train.py; by default what the run was trained on.
       data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
@@ -200,6 +202,7 @@ class EvaluateFlags:
     parts: str = ",".join(EVALUATION_PARTS)
     samples: int = 60_000
     fid_samples: int = 5_000
+    fid_against: ReferenceName = "train"
     inception_weights: Path | None = None
     dataset: str | None = None
     data: Path | None = None
@@ -211,6 +214,7 @@ class EvaluateFlags:
     def __post_init__(self) -> None:
         for part in self.parts.split(","):
             check_choice(EVALUATION_PARTS, parts=part)
+        check_choice(get_args(ReferenceName), fid_against=self.fid_against)
         check_whole(
             samples=self.samples, fid_samples=self.fid_samples, num_classes=self.num_classes, epochs=self.epochs
         )

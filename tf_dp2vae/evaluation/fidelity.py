@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from tf_dp2vae.commands import ReferenceName
 from tf_dp2vae.evaluation.cache import Cache, digest
 from tf_dp2vae.evaluation.coverage import NEIGHBOURS, coverage
 from tf_dp2vae.evaluation.fid import fid, kid
 from tf_dp2vae.evaluation.inception import InceptionFeatures
+from tf_dp2vae.evaluation.real import RealImages
 from tf_dp2vae.evaluation.report import Part, missing
 
+_WORDS = {"train": "records", "test": "test images"}
 _SUBSET_SEED = 0
 _WITHOUT = (
     "no Inception weights. `python -m tf_dp2vae.evaluation.inception_weights OUT.npz` fetches them; give them as "
@@ -17,29 +22,37 @@ _WITHOUT = (
 )
 
 
-def fidelity(samples: np.ndarray, records: np.ndarray, features: InceptionFeatures | None, cache: Cache) -> Part:
-    """Samples against as many records (all of them where there are fewer), as papers do it: against the training set.
+def fidelity(
+    samples: np.ndarray, real: RealImages, against: ReferenceName, features: InceptionFeatures | None, cache: Cache
+) -> Part:
+    """Samples against as many real images (all of them where there are fewer).
 
     Args:
       samples: [n, h, w, c], float in [0, 1].
-      records: [N, h, w, c], uint8.
+      real: records and test images.
+      against: `train` for records, as papers do it, or `test`.
       features: None where there are no weights.
-      cache: keeps the records' features.
+      cache: keeps the real images' features.
     """
     if features is None:
         return missing("Fidelity", _WITHOUT)
-    reference = records
-    if len(samples) < len(records):
-        chosen = np.random.default_rng(_SUBSET_SEED).choice(len(records), len(samples), replace=False)
-        reference = records[np.sort(chosen)]
-    real = cache.array(
-        f"features-{digest(features.digest, reference)}", lambda: features(reference, "features of records")
+    chosen_set = real.test if against == "test" else real.train
+    if chosen_set is None:
+        return missing("Fidelity", real.without_test)
+    reference = chosen_set[0]
+    if len(samples) < len(reference):
+        chosen = np.random.default_rng(_SUBSET_SEED).choice(len(reference), len(samples), replace=False)
+        reference = reference[np.sort(chosen)]
+    words = _WORDS[against]
+    known = cache.array(
+        f"features-{digest(features.digest, reference)}", lambda: features(reference, f"features of {words}")
     )
-    return _compare(features(samples, "features of samples"), real)
+    part = _compare(features(samples, "features of samples"), known, words)
+    return replace(part, values={**part.values, "fid_against": against})
 
 
-def _compare(found: np.ndarray, real: np.ndarray) -> Part:
-    sizes = f"{len(found):,} samples against {len(real):,} records"
+def _compare(found: np.ndarray, real: np.ndarray, words: str) -> Part:
+    sizes = f"{len(found):,} samples against {len(real):,} {words}"
     half = len(real) // 2
     shuffled = np.random.default_rng(_SUBSET_SEED).permutation(len(real))
     distance, floor = fid(found, real), fid(real[shuffled[:half]], real[shuffled[half : 2 * half]])
@@ -47,8 +60,8 @@ def _compare(found: np.ndarray, real: np.ndarray) -> Part:
     values = {
         "fid": distance,
         "fid_samples": len(found),
-        "fid_records": len(real),
-        "fid_of_records_in_halves": floor,
+        "fid_real": len(real),
+        "fid_of_real_in_halves": floor,
         "fid_half": half,
         "kid": kernel.mean,
         "kid_deviation": kernel.deviation,
@@ -61,7 +74,7 @@ def _compare(found: np.ndarray, real: np.ndarray) -> Part:
     }
     rows = [
         ("FID", f"{distance:.2f} ({sizes})"),
-        ("FID, records against records", f"{floor:.2f} ({half:,} against {half:,} others; smaller sets read higher)"),
+        (f"FID, {words} against {words}", f"{floor:.2f} ({half:,} against {half:,} others; smaller sets read higher)"),
         ("KID", f"{kernel.mean:.4f} ± {kernel.deviation:.4f} (100 subsets of {kernel.subset_size:,} a side)"),
         ("precision, recall", f"{shares.precision:.3f}, {shares.recall:.3f} ({sizes}, k = {NEIGHBOURS})"),
         ("density, coverage", f"{shares.density:.3f}, {shares.coverage:.3f} ({sizes}, k = {NEIGHBOURS})"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +49,22 @@ class Report:
       statement: the run's `privacy.json`.
       dataset: name of the real data.
       parts: in the order of the table.
+      seconds: how long each part took; for the private side alone.
     """
 
     statement: dict[str, Any]
     dataset: str
     parts: list[Part]
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """What `report.json` holds."""
+        """All that was found."""
         values = {name: value for part in self.parts for name, value in part.values.items()}
         return {"not_covered": NOT_COVERED, "dataset": self.dataset, **guarantee(self.statement).values, **values}
 
     def __str__(self) -> str:
         """The terminal's table."""
-        parts = [guarantee(self.statement), *self.parts]
+        parts = self._all_parts()
         width = max(len(name) for part in parts for name, _ in part.rows)
         lines = [line for part in parts for line in ("", part.title, *(f"  {n:<{width}}  {v}" for n, v in part.rows))]
         return "\n".join(lines[1:])
@@ -69,14 +72,18 @@ class Report:
     def markdown(self) -> str:
         """What `report.md` holds."""
         lines = [f"# Evaluation on {self.dataset}", "", f"**Private.** {NOT_COVERED}", ""]
-        for part in (guarantee(self.statement), *self.parts):
+        for part in self._all_parts():
             lines += [f"## {part.title}", "", "| what | value |", "|---|---|"]
             lines += [f"| {name} | {value} |" for name, value in part.rows] + [""]
         return "\n".join(lines)
 
+    def _all_parts(self) -> list[Part]:
+        took = [(name, f"{value:.0f}") for name, value in self.seconds.items()]
+        return [guarantee(self.statement), *self.parts, *([Part("Seconds taken", took, {})] if took else [])]
+
     def write(self, folder: Path) -> None:
         """`report.json` and `report.md`."""
-        text = json.dumps(self.to_json(), indent=2) + "\n"
+        text = json.dumps({**self.to_json(), "seconds": self.seconds}, indent=2) + "\n"
         (folder / "report.json").write_text(text, encoding="utf-8")
         (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
 
@@ -100,6 +107,24 @@ def guarantee(statement: dict[str, Any]) -> Part:
     else:
         words = "none"
     return Part("Privacy statement", [("guarantee", words)], {**values, "given_encoder": given})
+
+
+class Stopwatch:
+    """Seconds by name, added up.
+
+    Attributes:
+      seconds: so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Adds what the block takes."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 1)
 
 
 @contextmanager
