@@ -119,8 +119,9 @@ class PublishedMechanism:
         self._worlds = [Records(images[:n], labels[:n], 10) for n in (len(images) - 1, len(images))]
         entropy = SystemEntropy()
         self._mechanisms = Mechanisms(Ledger(), entropy)
-        self._sources = [PoissonSource(world, SAMPLING_RATE, 130, entropy) for world in self._worlds]
         self._decoder = self.model.decoder.trainable_variables
+        self._num_weights = self.model.decoder.count_params()
+        self._sources = [PoissonSource(world, SAMPLING_RATE, 130, entropy, self._num_weights) for world in self._worlds]
         self._networks = encoder.trainable_variables + self._decoder
         self._engine = BookKeepingEngine()
         self._adam, self._dp_sgd = keras.optimizers.Adam(pretrain_rate), DPSGD(DP_SGD_RATE)
@@ -181,7 +182,7 @@ class PublishedMechanism:
         """What the attacker reckons the release to be without noise: full batches, latent draws common to both worlds."""
         self._reset()
         self.model.encoder.set_weights(encoder)
-        everybody = PoissonSource(self._worlds[member], 1.0, 250, InsecureSeed(SEED))
+        everybody = PoissonSource(self._worlds[member], 1.0, 250, InsecureSeed(SEED), self._num_weights)
         for _ in range(STEPS):
             self._noiseless_step(everybody.batch())
         return [variable.numpy() for variable in self._decoder]

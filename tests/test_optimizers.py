@@ -12,7 +12,7 @@ from tf_dp2vae.gradients import BookKeepingEngine
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.optimizers import DPSGD, DPAdam, get_dp_optimizer
-from tf_dp2vae.randomness import SystemEntropy
+from tf_dp2vae.randomness import SystemEntropy, standard_normals
 from tf_dp2vae.sampling import PoissonBatch
 from tf_dp2vae.validation import InvalidInputError
 
@@ -35,11 +35,12 @@ class Direction:
         return tf.reduce_sum(apply(self.network, batch), axis=1)
 
 
-def black_batch(num, size=8):
+def black_batch(num, weights, size=8):
     """Black images: the kernel's gradient is zero, the bias's is a constant vector of norm sqrt(WIDTH)."""
     mask = (np.arange(size) < num).astype(np.uint8)[None]
     images = np.zeros((1, size, *SHAPE), np.uint8)
-    arrays = images, np.zeros((1, size), np.int32), mask, np.int32(num > 0), SystemEntropy().key()
+    private = SystemEntropy().key(), standard_normals(SystemEntropy().generator(), weights)
+    arrays = images, np.zeros((1, size), np.int32), mask, np.int32(num > 0), *private
     return PoissonBatch(*(tf.constant(array) for array in arrays))
 
 
@@ -47,7 +48,7 @@ def noised_sum(loss, num):
     door = Mechanisms(Ledger(), SystemEntropy())
 
     def ask(variables, l2_norm_clip, noise_multiplier):
-        batch = black_batch(num)
+        batch = black_batch(num, loss.network.count_params())
         return door.gradient_sum(BookKeepingEngine(), loss, batch, variables, l2_norm_clip, noise_multiplier)[0]
 
     return ask

@@ -17,7 +17,7 @@ UNLIKELY = 1e-6
 @pytest.mark.parametrize("rate", [0.02, 0.5, 0.9])
 def test_inclusion_is_binomial_and_independent(rate):
     num, draws = 400, 500
-    source = PoissonSource(some_records(num), rate, 16, SystemEntropy())
+    source = PoissonSource(some_records(num), rate, 16, SystemEntropy(), 5)
     member = np.zeros((draws, num), bool)
     for row in member:
         row[source.draw()] = True
@@ -33,7 +33,7 @@ def test_inclusion_is_binomial_and_independent(rate):
 
 
 def test_rate_one_takes_every_record_each_time():
-    source = PoissonSource(some_records(30), 1.0, 16, SystemEntropy())
+    source = PoissonSource(some_records(30), 1.0, 16, SystemEntropy(), 5)
     np.testing.assert_array_equal(source.draw(), np.arange(30))
 
 
@@ -41,8 +41,8 @@ def test_rate_one_takes_every_record_each_time():
 @given(num=st.integers(1, 60), rate=st.floats(0.01, 1), size=st.integers(1, 40), seed=st.integers(0, 999))
 def test_layout_holds_each_drawn_record_once_and_zeros_elsewhere(num, rate, size, seed):
     records = some_records(num, seed=seed)
-    chosen = PoissonSource(records, rate, size, InsecureSeed(seed)).draw()
-    batch = PoissonSource(records, rate, size, InsecureSeed(seed)).batch()
+    chosen = PoissonSource(records, rate, size, InsecureSeed(seed), 5).draw()
+    batch = PoissonSource(records, rate, size, InsecureSeed(seed), 5).batch()
     chunks = batch.mask.shape[0]
     assert batch.images.shape == (chunks, size, *SHAPE) and batch.labels.shape == batch.mask.shape == (chunks, size)
     mask, images, labels = batch.mask.ravel(), batch.images.reshape(-1, *SHAPE), batch.labels.ravel()
@@ -59,10 +59,10 @@ def test_null_records_are_drawn_like_any_and_contribute_nothing():
     images, labels = images_and_labels(60)
     records = Records(images[:40], labels[:40], CLASSES, num_null=20)
     assert records.num_records == 60
-    batch = PoissonSource(records, 1.0, 16, SystemEntropy()).batch()
+    batch = PoissonSource(records, 1.0, 16, SystemEntropy(), 5).batch()
     assert int(np.sum(batch.mask)) == 40
     np.testing.assert_array_equal(batch.images.reshape(-1, *SHAPE)[:40], images[:40])
-    source = PoissonSource(records, 0.3, 16, SystemEntropy())
+    source = PoissonSource(records, 0.3, 16, SystemEntropy(), 5)
     sizes = [len(source.draw()) for _ in range(400)]
     assert stats.binomtest(sum(sizes), 400 * 40, 0.3).pvalue > UNLIKELY
     assert source.draw().max() < 40
@@ -77,25 +77,29 @@ class EveryoneAtOnce:
     def random(self, num):
         return np.zeros(num)
 
+    def standard_normal(self, size):
+        return np.zeros(size)
+
     def key(self):
         return np.array([1, 2])
 
 
 def test_draw_beyond_the_layout_grows_it():
-    source = PoissonSource(some_records(200), 0.001, 8, EveryoneAtOnce())
+    source = PoissonSource(some_records(200), 0.001, 8, EveryoneAtOnce(), 0)
     batch = source.batch()
     assert batch.mask.sum() == 200 and batch.num_chunks == 25 and batch.mask.shape == (25, 8)
 
 
 def test_usual_draws_share_one_shape():
-    source = PoissonSource(some_records(300), 0.1, 8, SystemEntropy())
+    source = PoissonSource(some_records(300), 0.1, 8, SystemEntropy(), 5)
     assert len({source.batch().mask.shape for _ in range(50)}) == 1
 
 
-def test_dataset_yields_fresh_batches_and_keys():
-    source = PoissonSource(some_records(50), 0.5, 16, SystemEntropy())
+def test_dataset_yields_fresh_batches_keys_and_noise():
+    source = PoissonSource(some_records(50), 0.5, 16, SystemEntropy(), 5)
     first, second = list(source.dataset().take(2))
     assert not np.array_equal(first.key, second.key)
+    assert first.noise.shape == [5] and len({*first.noise.numpy(), *second.noise.numpy()}) == 10
     assert not np.array_equal(first.images, second.images)
 
 

@@ -1,9 +1,9 @@
 """The one door: every function that turns records into a noised answer.
 
 A mechanism (i) appends its event to the ledger, (ii) reads records, (iii) bounds what any one of them contributes,
-(iv) adds Gaussian noise keyed from the operating system. Whatever is computed from answers alone is post-processing and
-costs nothing. Neighbours differ by one record replaced by a null record, which contributes zero to every sum; so the L2
-sensitivity of a sum is the bound on one contribution.
+(iv) adds Gaussian noise (`randomness.standard_normals`) keyed from the operating system. Whatever is computed from answers
+alone is post-processing and costs nothing. Neighbours differ by one record replaced by a null record, which contributes
+zero to every sum; so the L2 sensitivity of a sum is the bound on one contribution.
 
 σ, the noise multiplier, is always the noise's standard deviation divided by that sensitivity.
 """
@@ -23,11 +23,10 @@ from tf_dp2vae._tfp import GaussianSumQuery
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.gradients import Apply, GradientEngine
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.randomness import Entropy, fold, gaussian_noise
+from tf_dp2vae.randomness import Entropy, fold, standard_normals
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, unit_interval
 
-_LATENT_DRAWS, _NOISE = 0, 1
 _CHUNK = 2048
 
 Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -46,23 +45,17 @@ class ExampleLoss(Protocol):
         ...
 
 
-class KeyedGaussianSumQuery(GaussianSumQuery):
-    """tensorflow-privacy's query, its noise keyed instead of drawn from TensorFlow's global generator."""
+class DrawnGaussianSumQuery(GaussianSumQuery):
+    """tensorflow-privacy's query, its noise handed in instead of drawn from TensorFlow's global generator."""
 
-    def __init__(self, l2_norm_clip: float, noise_multiplier: float, key: tf.Tensor):
+    def __init__(self, l2_norm_clip: float, noise_multiplier: float, noise: tf.Tensor):
         super().__init__(l2_norm_clip, l2_norm_clip * noise_multiplier)
-        self._key = key
+        self._noise = noise
 
     def get_noised_result(self, sample_state, global_state):
-        """Adds noise to each tensor under a key of its own."""
-        noised = [
-            tf.cast(
-                tf.cast(total, tf.float64) + gaussian_noise(fold(self._key, index), total.shape, self._stddev),
-                total.dtype,
-            )
-            for index, total in enumerate(tf.nest.flatten(sample_state))
-        ]
-        return tf.nest.pack_sequence_as(sample_state, noised), global_state, None
+        """The sum, [weights], plus noise of the query's deviation; added in float64, then rounded to the sum's own type."""
+        noised = tf.cast(sample_state, tf.float64) + self._noise * tf.cast(self._stddev, tf.float64)
+        return tf.cast(noised, sample_state.dtype), global_state, None
 
 
 class Mechanisms:
@@ -95,7 +88,7 @@ class Mechanisms:
         Args:
           engine: computes the clipped sum of a physical chunk.
           loss: per-example losses.
-          batch: one logical Poisson batch.
+          batch: one logical Poisson batch, with the noise that its source drew for this step alone.
           variables: all trained variables.
           l2_norm_clip: C.
           noise_multiplier: σ.
@@ -104,27 +97,33 @@ class Mechanisms:
           The noised sums, one tensor a variable, and the un-noised mean loss of the batch: *private*, for the person who
           trains, never for the release.
 
+        Raises:
+          ValueError: the batch's noise is not one number for each weight.
+
         Reference: Abadi et al. 2016, algorithm 1.
         """
 
-        def add_chunk(index: tf.Tensor, sums: list[tf.Tensor], loss_sum: tf.Tensor) -> tuple:
-            key = fold(batch.key, _LATENT_DRAWS, index)
-            examples = loss.prepare(unit_interval(batch.images[index]), batch.labels[index], key)
-            chunk, chunk_loss = engine.clipped_sum(loss.losses, examples, batch.mask[index], variables, l2_norm_clip)
-            return index + 1, [a + b for a, b in zip(sums, chunk)], loss_sum + chunk_loss
+        sizes = [math.prod(variable.shape) for variable in variables]
+        if batch.noise.shape != [sum(sizes)]:
+            raise ValueError(f"The batch brings noise for {batch.noise.shape} weights, trained are {sum(sizes)}.")
 
-        zeros = [tf.zeros(variable.shape, tf.float32) for variable in variables]
+        def add_chunk(index: tf.Tensor, total: tf.Tensor, loss_sum: tf.Tensor) -> tuple:
+            examples = loss.prepare(unit_interval(batch.images[index]), batch.labels[index], fold(batch.key, index))
+            chunk, chunk_loss = engine.clipped_sum(loss.losses, examples, batch.mask[index], variables, l2_norm_clip)
+            return index + 1, total + tf.concat([tf.reshape(part, [-1]) for part in chunk], 0), loss_sum + chunk_loss
+
         # One chunk at a time: TensorFlow would otherwise run up to ten of them at once, and hold all their memory.
-        _, sums, loss_sum = tf.while_loop(
+        _, total, loss_sum = tf.while_loop(
             lambda index, *_: index < batch.num_chunks,
             add_chunk,
-            [tf.constant(0), zeros, tf.constant(0.0)],
+            [tf.constant(0), tf.zeros([sum(sizes)]), tf.constant(0.0)],
             parallel_iterations=1,
         )
-        query = KeyedGaussianSumQuery(l2_norm_clip, noise_multiplier, fold(batch.key, _NOISE))
-        noised, _, _ = query.get_noised_result(sums, query.initial_global_state())
+        query = DrawnGaussianSumQuery(l2_norm_clip, noise_multiplier, batch.noise)
+        noised, _, _ = query.get_noised_result(total, query.initial_global_state())
+        parts = [tf.reshape(part, variable.shape) for part, variable in zip(tf.split(noised, sizes), variables)]
         drawn = tf.reduce_sum(tf.cast(batch.mask, tf.float32))
-        return noised, loss_sum / tf.maximum(drawn, 1.0)
+        return parts, loss_sum / tf.maximum(drawn, 1.0)
 
     def class_statistics(
         self, records: Records, event: Event, basis: np.ndarray, bound: float, weights: tuple[float, float, float]
@@ -218,14 +217,14 @@ class Mechanisms:
             deviation * unit / weight if weight else math.inf for unit, weight in zip((1.0, bound, bound**2), weights)
         ]
         on_counts, on_sums, on_seconds = scales
-        noisy_counts = counts + random.normal(0.0, on_counts, counts.shape) if weights[0] else None
-        half = random.normal(0.0, on_seconds / math.sqrt(2), seconds.shape)
+        noisy_counts = counts + on_counts * standard_normals(random, *counts.shape) if weights[0] else None
+        half = on_seconds / math.sqrt(2) * standard_normals(random, *seconds.shape)
         upper = np.triu(half, 1)
-        diagonal = random.normal(0.0, on_seconds, seconds.shape[:2])
+        diagonal = on_seconds * standard_normals(random, *seconds.shape[:2])
         symmetric = upper + np.swapaxes(upper, 1, 2) + diagonal[..., None] * np.eye(seconds.shape[-1])
         return Moments(
             noisy_counts,
-            sums + random.normal(0.0, on_sums, sums.shape),
+            sums + on_sums * standard_normals(random, *sums.shape),
             seconds + symmetric,
             on_counts,
             on_sums,

@@ -12,6 +12,7 @@ Autoencoders". What differs from the paper: see `pretraining`, which also has th
 from __future__ import annotations
 
 import enum
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -342,8 +343,11 @@ class DP2VAE(keras.Model):
 
     def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation_data):
         assert self.plan is not None
-        source = PoissonSource(records, self.plan.sampling_rate, self.physical_batch_size, self.mechanisms.entropy)
         self.encoder.trainable = not self.pretraining.freezes_encoder
+        num_weights = sum(math.prod(variable.shape) for variable in self.trainable_variables)
+        source = PoissonSource(
+            records, self.plan.sampling_rate, self.physical_batch_size, self.mechanisms.entropy, num_weights
+        )
         self._engine = make_engine(self.engine, self.private_networks)
         self.optimizer.configure(
             self.privacy.l2_norm_clip, self.plan.noise_multiplier, self.plan.sampling_rate * records.num_records

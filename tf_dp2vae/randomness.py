@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Protocol
 
@@ -71,27 +70,16 @@ def fold(key: tf.Tensor, *tags: int | tf.Tensor) -> tf.Tensor:
     return key
 
 
-def gaussian_noise(key: tf.Tensor, shape: tf.TensorShape | list[int], stddev: float | tf.Tensor) -> tf.Tensor:
-    """N(0, stddev²) in float64, [*shape], from 106 bits a pair of draws.
+def standard_normals(random: np.random.Generator, *shape: int) -> np.ndarray:
+    """N(0, 1) in float64, [*shape]: the noise of every mechanism, before it is scaled.
 
-    Not `tf.random.stateless_normal`: it floors its uniforms at 1e-7, in float64 too. No pair of its draws lies farther out
-    than 5.68 deviations, and one in ten million lies exactly there; whoever knows the neighbours would recognise such a
-    pair in an answer of millions of numbers far more often than δ allows. In float32 its values are also sparse enough to
-    leak low-order bits of what they hide (Mironov 2012).
+    NumPy's ziggurat takes 52 bits of magnitude for each draw and draws its tail from exponentials, so nothing ends where
+    an answer of millions of numbers would show it. TensorFlow's own normal does not do: it floors its uniforms at 1e-7, in
+    float64 too, so no pair of its draws lies farther out than 5.68 deviations, and one in ten million lies exactly there;
+    whoever knows the neighbours would recognise such a pair far more often than δ allows. In float32 its values are also
+    sparse enough to leak low-order bits of what they hide (Mironov 2012). NumPy lets go of the interpreter while it draws,
+    so a thread that prepares the next step's noise holds nobody up.
+
+    Reference: Marsaglia and Tsang 2000, "The Ziggurat Method for Generating Random Variables".
     """
-    shape = tf.TensorShape(shape)
-    size = shape.num_elements()
-    bits = tf.random.stateless_uniform([2, -(-size // 2)], key, minval=None, maxval=None, dtype=tf.uint64)
-    return tf.reshape(normal_from_bits(bits)[:size], shape) * tf.cast(stddev, tf.float64)
-
-
-def normal_from_bits(bits: tf.Tensor) -> tf.Tensor:
-    """Standard normals [2·pairs] in float64 from uniform uint64 bits [2, pairs].
-
-    The uniforms are odd multiples of 2⁻⁵⁴, so the farthest draw is at 8.65 deviations, which has probability 2⁻⁵³.
-
-    Reference: Box and Muller 1958, "A Note on the Generation of Random Normal Deviates".
-    """
-    uniform = (tf.cast(tf.bitwise.right_shift(bits, tf.constant(11, tf.uint64)), tf.float64) + 0.5) * 2.0**-53
-    radius, angle = tf.sqrt(-2.0 * tf.math.log(uniform[0])), 2.0 * math.pi * uniform[1]
-    return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 0)
+    return random.standard_normal(shape)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_dp2vae.randomness import Entropy
+from tf_dp2vae.randomness import Entropy, standard_normals
 from tf_dp2vae.records import FULL_SCALE, Records
 
 
@@ -26,7 +26,8 @@ class PoissonBatch(NamedTuple):
       labels: [K, P], int32.
       mask: [K, P], uint8, 1 for a record.
       num_chunks: scalar int32.
-      key: [2] int64, fresh private randomness for this step's latent draws and noise.
+      key: [2] int64, fresh private randomness for this step's latent draws.
+      noise: [weights] float64, standard normals for this step's answer: one for each number of the trained variables.
     """
 
     images: tf.Tensor
@@ -34,6 +35,7 @@ class PoissonBatch(NamedTuple):
     mask: tf.Tensor
     num_chunks: tf.Tensor
     key: tf.Tensor
+    noise: tf.Tensor
 
 
 def unit_interval(images: tf.Tensor) -> tf.Tensor:
@@ -44,9 +46,14 @@ def unit_interval(images: tf.Tensor) -> tf.Tensor:
 
 
 class PoissonSource:
-    """Draws Poisson batches from records, without end."""
+    """Draws Poisson batches from records, and the noise that hides them, without end.
 
-    def __init__(self, records: Records, sampling_rate: float, physical_batch_size: int, entropy: Entropy):
+    Both are drawn ahead, on a thread of `dataset`, so that a step waits for neither.
+    """
+
+    def __init__(
+        self, records: Records, sampling_rate: float, physical_batch_size: int, entropy: Entropy, num_weights: int
+    ):
         """Prepares the layout of a batch; draws nothing yet.
 
         Args:
@@ -54,8 +61,9 @@ class PoissonSource:
           sampling_rate: q in (0, 1].
           physical_batch_size: P, examples that are processed at once. Trades memory for speed, never privacy.
           entropy: private randomness.
+          num_weights: how many numbers a step's answer has.
         """
-        self._records, self._entropy = records, entropy
+        self._records, self._entropy, self.num_weights = records, entropy, num_weights
         self.sampling_rate = sampling_rate
         self.physical_batch_size = physical_batch_size
         expected = sampling_rate * records.num_records
@@ -89,6 +97,7 @@ class PoissonSource:
             mask.reshape(layout),
             np.int32(needed),
             self._entropy.key(),
+            standard_normals(self._entropy.generator(), self.num_weights),
         )
 
     def dataset(self) -> tf.data.Dataset:
@@ -105,6 +114,7 @@ class PoissonSource:
             tf.TensorSpec([None, size], tf.uint8),
             tf.TensorSpec([], tf.int32),
             tf.TensorSpec([2], tf.int64),
+            tf.TensorSpec([self.num_weights], tf.float64),
         )
         return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
 

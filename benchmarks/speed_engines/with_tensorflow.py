@@ -14,7 +14,8 @@ from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
 from tf_dp2vae.gradients import make_engine, plain_apply
 from tf_dp2vae.networks import Projection
 from tf_dp2vae.randomness import SystemEntropy
-from tf_dp2vae.sampling import PoissonBatch, unit_interval
+from tf_dp2vae.records import Records
+from tf_dp2vae.sampling import PoissonSource, unit_interval
 
 Step = Callable[[], None]
 
@@ -62,26 +63,18 @@ def make_model(shapes: Shapes, draws: int = 1) -> DP2VAE:
     return model
 
 
-def full_batch(images, labels, physical: int) -> PoissonBatch:
-    """A logical batch whose chunks are all full, so that each engine does the same work."""
-    physical = min(physical, len(images))
-    chunks = len(images) // physical
-    return PoissonBatch(
-        tf.constant(images.reshape(chunks, physical, *images.shape[1:])),
-        tf.constant(labels.reshape(chunks, physical)),
-        tf.ones([chunks, physical], tf.uint8),
-        tf.constant(chunks),
-        tf.constant(SystemEntropy().key()),
-    )
-
-
 def _our_step(model: DP2VAE, images, labels, xla: bool) -> Step:
-    batch = full_batch(images, labels, model.physical_batch_size)
+    """As `fit` takes it, index draw, gather and noise on their thread; at q = 1, so that each engine does the same work."""
+    variables = model.trainable_variables
+    records = Records(images, labels, CLASSES)
+    num_weights = model.decoder.count_params()
+    source = PoissonSource(records, 1.0, min(model.physical_batch_size, len(images)), SystemEntropy(), num_weights)
+    batches = iter(source.dataset())
     model.compile(DPAdam(l2_norm_clip=1.0, noise_multiplier=1.0, expected_batch_size=float(len(images))))
     model._engine = make_engine("book-keeping", model.private_networks)
-    model.optimizer.build(model.trainable_variables)
-    step = tf.function(model._private_step, jit_compile=xla)
-    return lambda: step(batch)["loss"].numpy()
+    model.optimizer.build(variables)
+    step = tf.function(model._private_step, jit_compile=xla, reduce_retracing=True)
+    return lambda: step(next(batches))["loss"].numpy()
 
 
 def _ordinary_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor, xla: bool) -> Step:

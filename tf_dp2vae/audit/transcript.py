@@ -72,14 +72,7 @@ class TranscriptMechanisms(Mechanisms):
         self.log_ratio, self._neighbours = 0.0, neighbours
         self._noiseless = Mechanisms(Ledger(), self.entropy)
         self._target = tf.constant(target)
-        one = tf.ones([1, 1], tf.int32)
-        self._alone = PoissonBatch(
-            self._target[None, None],
-            target_label * one,
-            tf.cast(one, tf.uint8),
-            tf.constant(1),
-            tf.zeros([2], tf.int64),
-        )
+        self._target_label = target_label
 
     def class_statistics(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
         """The mechanism's answer; the attacker weighs it."""
@@ -109,11 +102,21 @@ class TranscriptMechanisms(Mechanisms):
         is_target = tf.reduce_all(batch.images == self._target, axis=(2, 3, 4))
         others = batch._replace(mask=tf.where(is_target, tf.zeros_like(batch.mask), batch.mask))
         known, _ = super().gradient_sum(engine, loss, others, variables, l2_norm_clip, 0.0)
-        alone, _ = super().gradient_sum(engine, loss, self._alone, variables, l2_norm_clip, 0.0)
+        alone, _ = super().gradient_sum(engine, loss, self._alone(batch), variables, l2_norm_clip, 0.0)
         rest, target = _flat(answer[0]) - _flat(known), _flat(alone)
         variance = (noise_multiplier * l2_norm_clip) ** 2
         self.drawn_log_ratio = tf.reduce_sum(rest * target - tf.square(target) / 2) / variance
         return answer
+
+    def _alone(self, batch: PoissonBatch) -> PoissonBatch:
+        """A batch of the target and nobody else."""
+        one = tf.ones([1, 1], tf.int32)
+        return batch._replace(
+            images=self._target[None, None],
+            labels=self._target_label * one,
+            mask=tf.cast(one, tf.uint8),
+            num_chunks=tf.constant(1),
+        )
 
 
 def _flat(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -176,7 +179,10 @@ class TranscriptAudit:
         self._optimizer.configure(privacy.l2_norm_clip, self.plan.noise_multiplier, sampling_rate * num_records)
         self._optimizer.build(self._variables)
         entropy = self.mechanisms.entropy
-        self._sources = [PoissonSource(world, sampling_rate, num_records, entropy) for world in self._worlds]
+        num_weights = sum(value.size for value in self._initial)
+        self._sources = [
+            PoissonSource(world, sampling_rate, num_records, entropy, num_weights) for world in self._worlds
+        ]
 
     def log_ratio(self, member: bool) -> float:
         """ln p(transcript | D) − ln p(transcript | D′) of one run, on D if `member` and on D′ otherwise."""
