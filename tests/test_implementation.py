@@ -58,7 +58,9 @@ def test_a_dirac_step_moves_the_drawn_records_entries_by_the_clip_and_no_others(
     images = numbered(numbers, np.ones(3, bool))
     with images.opened() as (stored, _):
         np.testing.assert_array_equal(numbers_of(stored), numbers)
-    batch = PoissonSource(numbered(np.array([3, 12]), np.array([True, False])), 1.0, 16, SystemEntropy()).batch()
+    batch = PoissonSource(
+        numbered(np.array([3, 12]), np.array([True, False])), 1.0, 16, SystemEntropy(), 4 * 20
+    ).batch()
     expected = np.zeros((4, 20))
     expected[:, 3] = 1 / 2
     np.testing.assert_allclose(DiracStep(20, 0.0, 7.0).answer(batch), expected, atol=1e-6)

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     """What a private step is made of."""
 
     mechanisms: Callable[[Ledger, Entropy], Mechanisms] = Mechanisms
-    source: Callable[[Records, float, int, Entropy], PoissonSource] = PoissonSource
+    source: Callable[[Records, float, int, Entropy, int], PoissonSource] = PoissonSource
     engine: Callable[[], GradientEngine] = BookKeepingEngine
 
 

@@ -56,7 +56,7 @@ class GradientCanaries:
         numbers = np.flatnonzero(included)
         records = numbered(numbers, np.ones(len(numbers), bool), self._canaries - len(numbers))
         rate, variance = self._plan.sampling_rate, (self._plan.noise_multiplier / 2) ** 2
-        source = self._parts.source(records, rate, _PHYSICAL_BATCH, entropy)
+        source = self._parts.source(records, rate, _PHYSICAL_BATCH, entropy, TABLES * self._canaries)
         scores = np.zeros(self._canaries)
         for _ in range(self._plan.steps):
             self._step.mechanisms.charge(self._plan.step)

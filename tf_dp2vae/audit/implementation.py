@@ -26,7 +26,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from tf_dp2vae.accounting import CLASS_STATISTICS, LATENT_MOMENTS, Event
-from tf_dp2vae.audit.dirac import SOUND, DiracStep, Parts, numbered, numbers_of
+from tf_dp2vae.audit.dirac import SOUND, TABLES, DiracStep, Parts, numbered, numbers_of
 from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Moments
@@ -64,9 +64,10 @@ class ImplementationTests:
         return DiracStep(_SIZE, 0.0, _DRAWN, self._parts)
 
     def _batch(self, pulling: int, idle: int = 0) -> PoissonBatch:
-        """Records 0, 1, … of which the last few have no gradient, under a fresh key."""
+        """Records 0, 1, … of which the last few have no gradient, with fresh noise."""
         numbers = np.arange(pulling + idle)
-        return PoissonSource(numbered(numbers, numbers < pulling), 1.0, _SPACE, self._entropy).batch()
+        records = numbered(numbers, numbers < pulling)
+        return PoissonSource(records, 1.0, _SPACE, self._entropy, TABLES * _SIZE).batch()
 
     def noise(self) -> float:
         """The batch drawn is of the expected size, so that a wrong division is not mistaken for noise."""
@@ -80,9 +81,9 @@ class ImplementationTests:
         return float(np.linalg.norm(moved) <= 1 + _ROUNDING)
 
     def division(self) -> float:
-        """One key for both, so the noise is the same."""
+        """The same noise for both."""
         batch = self._batch(_DRAWN // 2)
-        fuller = self._batch(_DRAWN // 2, idle=_DRAWN)._replace(key=batch.key)
+        fuller = self._batch(_DRAWN // 2, idle=_DRAWN)._replace(noise=batch.noise)
         answers = [self._noised.answer(b) for b in (batch, fuller)]
         return float(np.allclose(*answers, rtol=_ROUNDING, atol=_ROUNDING))
 
@@ -97,7 +98,7 @@ class ImplementationTests:
     def _drawn(self) -> np.ndarray:
         """Which records are in which batch, [batches, records]; read from the batches, not from the draw itself."""
         records = numbered(np.arange(_RECORDS), np.ones(_RECORDS, bool))
-        source = self._parts.source(records, _RATE, _RECORDS, self._entropy)
+        source = self._parts.source(records, _RATE, _RECORDS, self._entropy, 1)
         member = np.zeros((_DRAWS, _RECORDS))
         for row in member:
             batch = source.batch()
