@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 Row = dict[str, Any]
 FIGURES = ("acc_lr", "acc_mlp", "acc_cnn", "fid", "fid_samples")
-GUARANTEES = {"unprotected": "decoder, given the encoder", "non-private": "none"}
+GUARANTEES = {"unprotected": "decoder, given the encoder", "non-private": "no guarantee"}
 AMOUNTS = {"none": 0, "unprotected-1": 1, "unprotected-5": 5, "unprotected-20": 20}
 _ONLY_AMOUNTS = AMOUNTS.keys() - {"none"}
 _HEAD = (
@@ -53,7 +53,7 @@ def table(rows: list[Row], published: list[Row]) -> str:
         for method in dict.fromkeys(row["method"] for row in here if row["method"] not in _ONLY_AMOUNTS):
             group = [row for row in here if row["method"] == method]
             parts.append(_line(group, method, GUARANTEES.get(method, "end to end")))
-        real = [row["on_records"] for row in here if row.get("on_records")]
+        real = list({row["seed"]: row["on_records"] for row in here if row.get("on_records")}.values())
         if real:
             figures = " | ".join(spread([row[figure] for row in real], 1, 100) for figure in FIGURES[:3])
             parts.append(f"| real training images | none | {figures} | – | – | {len(real)} | – |")
@@ -102,19 +102,21 @@ def against_epsilon(rows: list[Row], published: list[Row], figure: str, words: s
     datasets = sorted({row["dataset"] for row in known}, reverse=True)
     if not datasets:
         return False
-    picture, axes = plt.subplots(1, len(datasets), figsize=(6 * len(datasets), 5.2), squeeze=False)
+    picture, axes = plt.subplots(1, len(datasets), figsize=(6 * len(datasets), 6.5), squeeze=False)
     for axis, dataset in zip(axes[0], datasets):
         _panel(axis, [row for row in known if row["dataset"] == dataset], figure)
         peers = [peer for peer in published if peer["dataset"] == dataset and peer[figure] is not None]
         for index, method in enumerate(dict.fromkeys(peer["method"] for peer in peers)):
             points = sorted((peer["epsilon"], peer[figure]) for peer in peers if peer["method"] == method)
-            style = {"linestyle": ":", "linewidth": 1, "marker": "xP*vd"[index % 5], "color": "grey"}
+            style = {"linestyle": ":", "linewidth": 1, "marker": "xP*vd+"[index % 6], "color": "grey"}
             axis.plot(*zip(*points), label=f"{method}, as published", **style)
         axis.set(title=dataset, xlabel="ε", ylabel=words, xscale="log")
         if figure == "fid":
             axis.set_yscale("log")
-        axis.legend(fontsize=7)
-    picture.tight_layout()
+        axis.set_xticks(ticks := sorted({row["epsilon"] for row in known if row["epsilon"]}), map("{:g}".format, ticks))
+    labelled = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels())}
+    picture.legend(labelled.values(), labelled.keys(), loc="lower center", ncol=2 * len(datasets), fontsize=7)
+    picture.tight_layout(rect=(0, 0.16, 1, 1))
     picture.savefig(file, dpi=110, metadata={"Software": None})
     plt.close(picture)
     return True
@@ -134,4 +136,6 @@ def _panel(axis: plt.Axes, rows: list[Row], figure: str) -> None:
         epsilons = sorted(found)
         bars = [stdev(found[epsilon]) if len(found[epsilon]) > 1 else 0.0 for epsilon in epsilons]
         means = [mean(found[epsilon]) for epsilon in epsilons]
-        axis.errorbar(epsilons, means, bars, marker="o", capsize=3, color=f"C{index}", label=label)
+        # A little beside each other, or bars at one ε hide one another.
+        aside = [epsilon * 1.05 ** (index - 2) for epsilon in epsilons]
+        axis.errorbar(aside, means, bars, marker="o", capsize=3, color=f"C{index}", label=label)

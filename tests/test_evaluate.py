@@ -159,6 +159,11 @@ def claim_without_guarantee(run):
     file.write_text(json.dumps({**json.loads(file.read_text()), "end_to_end": False}))
 
 
+def words_for_a_number(run):
+    file = run / "release" / "privacy.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "epsilon": "small"}))
+
+
 def cut_sampler(run):
     file = run / "release" / "sampler" / "saved_model.pb"
     file.write_bytes(file.read_bytes()[:100])
@@ -182,6 +187,21 @@ def other_sampler(run):
     tf.saved_model.save(Bright(), str(run / "release" / "sampler"))
 
 
+def other_labels(run):
+    class Unknown(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 3)
+        def sample(self, num, label, seed):
+            tf.debugging.assert_less(label, 3)
+            return tf.zeros([num, *SHAPE])
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 2)
+        def sample_labels(self, num, seed):
+            return 50 + tf.zeros([num], tf.int32)
+
+    shutil.rmtree(run / "release" / "sampler")
+    tf.saved_model.save(Unknown(), str(run / "release" / "sampler"))
+
+
 def damaged_flags(run):
     (run / "private" / "config.json").write_text("{")
 
@@ -196,6 +216,8 @@ def damaged_flags(run):
         (cut_sampler, "tampered"),
         (cut_weights, "tampered"),
         (other_sampler, "tampered"),
+        (other_labels, "tampered"),
+        (words_for_a_number, "privacy.json is damaged"),
         (damaged_flags, "config.json is damaged"),
     ],
 )

@@ -62,19 +62,28 @@ def read_release(run: Path) -> Release:
     check(statement.is_file(), f"{folder} has no privacy.json: a release without its statement is not evaluated.")
     try:
         content = json.loads(statement.read_text(encoding="utf-8"))
-        epsilon, end_to_end, _ = content["epsilon"], content["end_to_end"], content["delta"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        epsilon, end_to_end, delta = content["epsilon"], content["end_to_end"], content["delta"]
+        given = (content.get("given_encoder") or {}).get("epsilon")
+        numbers = [float(number) for number in (epsilon, given, delta) if number is not None]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(f"{statement} is damaged ({error}): train again.") from error
+    check(all(number >= 0 for number in numbers), f"{statement} is damaged: it states numbers below 0 or none at all.")
     check((epsilon is None) or end_to_end, f"{statement} is damaged: it states an epsilon without a guarantee.")
     try:
         sampler = tf.saved_model.load(str(folder / "sampler"))
         conditional = len(sampler.sample.input_signature) == 3
         one = np.asarray(sampler.sample(1, 0, 0) if conditional else sampler.sample(1, 0))
-        sampler.sample_labels(1, 0)
+        labels = np.asarray(sampler.sample_labels(_CHUNK, 0))
         sound = one.ndim == 4 and len(one) == 1 and bool(np.all((one >= 0) & (one <= 1)))
+        sound &= labels.shape == (_CHUNK,) and labels.dtype.kind in "ui" and int(labels.min()) >= 0
+        if conditional:
+            sampler.sample(1, int(labels.max()), 0)
     except Exception as error:  # a SavedModel is a program: a damaged one raises whatever it likes
         raise InvalidInputError(
             f"{folder / 'sampler'} is no sampler of ours, or was tampered with: train again."
         ) from error
-    check(sound, f"{folder / 'sampler'} does not sample images in [0, 1], so it was tampered with: train again.")
+    check(
+        sound,
+        f"{folder / 'sampler'} does not sample labels and images in [0, 1], so it was tampered with: train again.",
+    )
     return Release(content, sampler, conditional, tuple(one.shape[1:]))  # type: ignore[arg-type]
