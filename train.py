@@ -2,37 +2,40 @@
 
     python train.py --epsilon 1
 
-reads MNIST, and leaves runs/<name>/release (may be published) and runs/<name>/private (must not).
+reads MNIST, and leaves runs/<name>/release (may be published) and runs/<name>/private (must not). What was interrupted
+
+    python train.py --resume runs/<name>
+
+takes up again, without paying twice.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 
 # isort: split
 from tf_dp2vae import datasets
 from tf_dp2vae.callbacks import StepHistory
-from tf_dp2vae.commands import TrainFlags, one_line_errors, parse
+from tf_dp2vae.commands import one_line_errors
 from tf_dp2vae.figures import training_curves
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.optimizers import DPAdam
-from tf_dp2vae.runs import RunFolder
+from tf_dp2vae.resuming import parse_training, run_folder
 from tf_dp2vae.setup import make_networks, make_pretraining, make_prior
 
 
 @one_line_errors
 def main() -> None:
-    flags = parse(TrainFlags, __doc__)
+    flags = parse_training(__doc__)
     dataset = datasets.load(flags.dataset, flags.data, flags.num_classes)
     records = dataset.train
     pretraining, prior = make_pretraining(flags, records), make_prior(flags)
-    run = RunFolder(Path(flags.runs), flags.run_name(dataset.name))
+    run = run_folder(flags, dataset.name)
 
     encoder, decoder = make_networks(flags, records, pretraining)
-    with run.opened(records.num_records, flags.ledger) as ledger:
+    with run.opened(records.num_records, flags.ledger, asdict(flags)) as ledger:
         model = DP2VAE(
             encoder,
             decoder,
@@ -44,6 +47,7 @@ def main() -> None:
             physical_batch_size=flags.physical_batch_size,
             seed=flags.seed,
             ledger=ledger,
+            checkpoints=run.checkpoints,
         )
         model.compile(DPAdam(learning_rate=flags.learning_rate, use_ema=flags.ema > 0, ema_momentum=flags.ema))
         history = StepHistory()
@@ -56,7 +60,7 @@ def main() -> None:
         )
         training_curves(history.values, run.private / "training.png")
         history.write_csv(run.private / "history.csv")
-        run.write_private(model, asdict(flags))
+        run.write_private(model)
         run.write_release(model)
 
     statement = model.privacy_statement()

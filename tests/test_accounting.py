@@ -2,12 +2,8 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import dp_accounting
 import pytest
@@ -128,95 +124,6 @@ def test_events_as_dp_accounting_and_json_write_them():
     assert Event("a", 2.0).dp_event() == dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(2.0), 1)
     assert STEP.to_json()["type"] == "poisson_sampled_gaussian" and Event("a", 2.0).to_json()["type"] == "gaussian"
     assert Event.from_json(json.loads(json.dumps(STEP.to_json()))) == STEP
-
-
-# --- the ledger ---
-
-
-def test_charge_is_on_disk_when_it_returns(tmp_path, monkeypatch):
-    order = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append(os.fstat(descriptor).st_size))
-    ledger = Ledger(tmp_path / "ledger", 50)
-    ledger.charge(STEP)
-    size = (tmp_path / "ledger").stat().st_size
-    assert order[-1] == size and json.loads((tmp_path / "ledger").read_text().splitlines()[-1]) == STEP.to_json()
-
-
-def test_killed_process_leaves_its_charges(tmp_path):
-    code = (
-        "import os, sys; from tf_dp2vae.accounting import Event; from tf_dp2vae.ledger import Ledger\n"
-        "ledger = Ledger(sys.argv[1], 50); ledger.charge(Event('a', 2.0)); ledger.charge(Event('a', 2.0)); os._exit(9)"
-    )
-    root = Path(accounting.__file__).parents[1]
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "ledger")], cwd=root, capture_output=True)
-    assert ended.returncode == 9, ended.stderr.decode()
-    assert Ledger(tmp_path / "ledger", 50).events == (Event("a", 2.0, 1.0, 2),)
-
-
-def test_reopened_ledger_goes_on_where_it_was(tmp_path):
-    for expected in (1, 2, 3):
-        ledger = Ledger(tmp_path / "ledger", 50, shared=True)
-        ledger.charge(STEP)
-        assert [event.count for event in ledger.events] == [expected]
-        assert ledger.epsilon(1e-5) == pytest.approx(direct_epsilon([(1.5, 0.1, expected)], 1e-5, "rdp"), rel=0.02)
-        ledger.close()
-
-
-def test_second_holder_and_other_data_set_are_refused(tmp_path):
-    path = tmp_path / "ledger"
-    ledger = Ledger(path, 50)
-    with pytest.raises(InvalidInputError, match="in use"):
-        Ledger(path, 50)
-    ledger.charge(STEP)
-    ledger.close()
-    with pytest.raises(InvalidInputError, match="50 records, not 60"):
-        Ledger(path, 60)
-    Ledger(path, 50)
-
-
-HEADER = json.dumps({"ledger": 1, "adjacency": accounting.ADJACENCY, "num_records": 50})
-GOOD = STEP.to_json()
-DAMAGED = {
-    "torn line": HEADER + "\n" + json.dumps(GOOD)[:30],
-    "no header": json.dumps(GOOD) + "\n",
-    "text": "not a ledger\n",
-    "bytes": "\x00\x01",
-    "a list": "[1, 2]\n",
-    "missing key": HEADER + "\n" + '{"mechanism": "a"}\n',
-    "negative count": HEADER + "\n" + json.dumps({**GOOD, "count": -3}) + "\n",
-    "zero noise": HEADER + "\n" + json.dumps({**GOOD, "noise_multiplier": 0.0}) + "\n",
-    "noise is NaN": HEADER + "\n" + json.dumps({**GOOD, "noise_multiplier": math.nan}) + "\n",
-    "noise is text": HEADER + "\n" + json.dumps({**GOOD, "noise_multiplier": "much"}) + "\n",
-    "rate above one": HEADER + "\n" + json.dumps({**GOOD, "sampling_rate": 1.5}) + "\n",
-    "other adjacency": json.dumps({"ledger": 1, "adjacency": "zero-out", "num_records": 50}) + "\n",
-}
-
-
-@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_damaged_ledger_is_refused_and_left_alone(tmp_path, content):
-    path = tmp_path / "ledger"
-    path.write_text(content)
-    with pytest.raises(InvalidInputError, match="ledger") as refusal:
-        Ledger(path, 50)
-    assert "\n" not in str(refusal.value)
-    assert path.read_text() == content
-
-
-def test_last_line_without_its_newline_does_not_swallow_the_next(tmp_path):
-    """A crash between a line and its newline may leave this; the charge counts, and so must the next one."""
-    path = tmp_path / "ledger"
-    path.write_text(HEADER + "\n" + json.dumps(GOOD))
-    ledger = Ledger(path, 50)
-    ledger.charge(STEP)
-    ledger.close()
-    assert Ledger(path, 50).events == (Event(STEP.mechanism, 1.5, 0.1, 2),)
-
-
-@pytest.mark.parametrize("place", ["folder", "missing/ledger"])
-def test_impossible_places_are_refused(tmp_path, place):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(InvalidInputError, match=place):
-        Ledger(tmp_path / place, 50)
 
 
 # --- the ledger and fit ---

@@ -8,6 +8,7 @@ judge it. ε never comes from an optimizer's counter: only from the events of a 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -105,9 +106,12 @@ def epsilon(events: Sequence[Event], delta: float, accountant: AccountantName = 
       delta: δ, a probability.
       accountant: `rdp` (Rényi, looser, fast) or `pld` (privacy loss distribution, tighter).
     """
-    if not events:
-        return 0.0
-    composed = dp_accounting.ComposedDpEvent([event.dp_event() for event in merged(events)])
+    return _epsilon(merged(events), delta, accountant) if events else 0.0
+
+
+@functools.lru_cache(maxsize=256)  # progress, statement and guards ask the same again; each takes up to seconds
+def _epsilon(events: tuple[Event, ...], delta: float, accountant: AccountantName) -> float:
+    composed = dp_accounting.ComposedDpEvent([event.dp_event() for event in events])
     return float(_accountant(accountant).compose(composed).get_epsilon(delta))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,7 @@ from tf_dp2vae import accounting
 from tf_dp2vae.validation import check
 
 if TYPE_CHECKING:
-    from tf_dp2vae.accounting import Plan, Privacy
-    from tf_dp2vae.ledger import Ledger
+    from tf_dp2vae.accounting import Event, Plan, Privacy
     from tf_dp2vae.model import DP2VAE
 
 _POINTS = 24
@@ -28,8 +28,8 @@ class EpsilonSpent(keras.metrics.Metric):
         self._curve: list[tuple[int, float]] = []
         self._steps = 0
 
-    def follow(self, ledger: Ledger, plan: Plan, privacy: Privacy) -> None:
-        """Prepares ε for the steps that the plan is about to take.
+    def follow(self, spent: Sequence[Event], plan: Plan, privacy: Privacy) -> None:
+        """Prepares ε for the steps that the plan is about to take, beside what is spent already.
 
         Composing thousands of events at each step would cost more than the step, so ε is computed at some counts, and
         what is shown between them is the next one's: never too little.
@@ -42,7 +42,7 @@ class EpsilonSpent(keras.metrics.Metric):
                 count,
                 accounting.epsilon(
                     [
-                        *ledger.events,
+                        *spent,
                         accounting.Event(step.mechanism, step.noise_multiplier, step.sampling_rate, count),
                     ],
                     privacy.delta,
@@ -66,6 +66,15 @@ class EpsilonSpent(keras.metrics.Metric):
     def result(self) -> Any:
         """ε spent."""
         return self._spent
+
+
+class StepsDone(keras.callbacks.Callback):
+    """Counts the steps of pre-training, for the checkpoints."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """One step is done."""
+        self.model.checkpoints.progress.step += 1
+        self.model.checkpoints.tick()
 
 
 class StepHistory(keras.callbacks.Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,12 +29,12 @@ class _OneLineParser(ArgumentParser):
         sys.exit(USAGE_ERROR)
 
 
-def parse(flags: type[T], description: str | None, arguments: list[str] | None = None) -> T:
-    """Flags from the command line (or from `arguments`)."""
+def parse(flags: type[T], description: str | None, arguments: list[str] | None = None, default: T | None = None) -> T:
+    """Flags from the command line (or from `arguments`); those not given are the default's."""
     parser = _OneLineParser(
         description=description, add_option_string_dash_variants=DashVariant.DASH, allow_abbrev=False
     )
-    parser.add_arguments(flags, dest="flags")
+    parser.add_arguments(flags, dest="flags", default=default)
     try:
         return parser.parse_args(arguments).flags
     except InvalidInputError:
@@ -90,6 +91,8 @@ class TrainFlags:
       seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
       ledger: a file shared by all runs on one data set, so that --epsilon bounds them all together.
       runs: the folder of all runs.
+      checkpoint_seconds: seconds between two checkpoints of a run, from which --resume goes on; 0 for one at every step.
+      resume: folder of a run that was interrupted, runs/<name>; it goes on with the flags that it was started with.
       name: of this run's folder; by default made of data set, pre-training, epsilon and seed.
     """
 
@@ -121,6 +124,8 @@ class TrainFlags:
     physical_batch_size: int = 256
     seed: int = 0
     ledger: Path | None = None
+    checkpoint_seconds: float = 30.0
+    resume: Path | None = None
     runs: Path = Path("runs")
     name: str | None = None
 
@@ -141,6 +146,10 @@ class TrainFlags:
             physical_batch_size=self.physical_batch_size,
         )
         check_whole(minimum=0, sleep_steps=self.sleep_steps, seed=self.seed)
+        check(
+            0 <= self.checkpoint_seconds < math.inf,
+            f"checkpoint_seconds={self.checkpoint_seconds!r} must be a finite number of at least 0.",
+        )
         check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}: seeds of layers are made from it.")
         check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
         check_between(0, 1, prior_share=self.prior_share)

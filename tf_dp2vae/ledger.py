@@ -1,15 +1,45 @@
-"""The ledger: an append-only record, on disk, of every event that was charged to one data set."""
+"""The ledger: an append-only record, on disk, of every event that was charged to one data set.
+
+One JSON object a line: a header, then charges, and for runs that can be resumed the digest of each charge's answer. Every
+line carries a hash over itself and the hash of the line before, so a line that was edited, dropped, moved or brought in
+from another ledger is recognised; that lines are missing at the end is recognised by whoever remembers the head (a run's
+checkpoint) or an answer (`answers`). The chain has no key: whoever rewrites all of it, and everything that remembers it,
+is not recognised.
+
+A crash can cut off the last line. A whole line without its newline counts. Less than a line is dropped, because `charge`
+had not returned, so nothing had been asked of the records.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tf_dp2vae.accounting import ADJACENCY, AccountantName, Event, epsilon, merged
+from tf_dp2vae.durable import WAY_OUT, DamagedFileError, append, sha256, storing, sync_folder
 from tf_dp2vae.validation import InvalidInputError, check
+
+VERSION = 2
+_HEADER, _ANSWER, _HASH, _RUN = "ledger", "answer", "hash", "run"
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One charge as it stands on the ledger.
+
+    Attributes:
+      event: what was charged.
+      run: the identity of the run that charged it.
+      hash: of its line; names the charge.
+    """
+
+    event: Event
+    run: str
+    hash: str
 
 
 class Ledger:
@@ -17,6 +47,11 @@ class Ledger:
 
     With a path, every charge is on disk (flushed to the device) before `charge` returns: a crash may waste budget, never
     hide it. One process at a time holds a ledger. Several runs on one data set share a ledger by its path.
+
+    Attributes:
+      run: identity of the run that charges.
+      charges: every charge, in order.
+      answers: for the hash of a charge, the digest of its stored answer, where one was stored.
     """
 
     def __init__(
@@ -30,13 +65,16 @@ class Ledger:
           shared: whether it is kept for all runs on the data set; the statement says so.
 
         Raises:
-          InvalidInputError: the file is no ledger, is held by another process, or belongs to another number of records.
+          InvalidInputError: the file is no ledger, is damaged, is held by another process, or belongs to another N.
         """
-        self.shared = shared
+        self.shared, self.run = shared, ""
         self.num_records: int | None = None
-        self._events: list[Event] = []
-        self._file = None
-        self._begun = False
+        self.charges: list[Charge] = []
+        self.answers: dict[str, str] = {}
+        self._hashes: list[str] = []
+        self._file: BinaryIO | None = None
+        self._whole, self._end = 0, b""
+        self._failed = False
         if path is not None:
             self._open(Path(path))
         self.bind(num_records)
@@ -46,31 +84,56 @@ class Ledger:
         check(not self.path.is_dir(), f"ledger {self.path} is a folder: give the path of a file.")
         check(self.path.parent.is_dir(), f"ledger {self.path}: its folder does not exist; create it first.")
         try:
-            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - held for the ledger's life
+            self._file = open(self.path, "ab+")  # noqa: SIM115 - held for the ledger's life
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.seek(0)
+            content = self._file.read()
         except BlockingIOError as error:
             raise InvalidInputError(f"ledger {self.path} is in use by another run: wait for it to end.") from error
         except OSError as error:
             raise InvalidInputError(f"ledger {self.path} cannot be opened: {error.strerror}.") from error
-        self._read()
-
-    def _read(self) -> None:
-        assert self._file is not None
-        self._file.seek(0)
-        text = self._file.read()
-        self._begun = bool(text)
-        if not text:
-            return
         try:
-            header, *entries = [json.loads(line) for line in text.splitlines()]
-            self.num_records = header["num_records"]
-            if header["adjacency"] != ADJACENCY:
-                raise ValueError(f"another adjacency, {header['adjacency']!r}")
-            self._events = [Event.from_json(entry) for entry in entries]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidInputError(f"ledger {self.path} is not a ledger (or is damaged): {error}.") from error
-        if not text.endswith("\n"):
-            self._file.write("\n")  # a crash cut the last line's end off; the next entry needs a line of its own
+            self._read(content)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            self.close()
+            raise DamagedFileError(
+                f"ledger {self.path} is not a ledger (or is damaged): {str(error).rstrip('.')}: {WAY_OUT}."
+            ) from error
+
+    def _read(self, content: bytes) -> None:
+        *lines, tail = content.split(b"\n")
+        if tail.endswith(b"}"):
+            lines.append(tail)
+            self._end = b"\n"
+        else:
+            # A line that a crash cut off begins like a line and has no closing brace yet.
+            begun = b'{"' if lines else f'{{"{_HEADER}": {VERSION}'.encode()
+            if b"}" in tail or tail[: len(begun)] != begun[: len(tail)]:
+                raise ValueError(f"line {len(lines) + 1} ends in what no crash leaves there")
+        for number, line in enumerate(lines, start=1):
+            self._read_line(number, line)
+        self._whole = len(content) - (0 if self._end else len(tail))
+
+    def _read_line(self, number: int, line: bytes) -> None:
+        entry = json.loads(line)
+        found = entry.pop(_HASH)
+        if found != self._next_hash(entry) or line != _line({**entry, _HASH: found}):
+            raise ValueError(f"line {number} does not follow from the lines before it")
+        if number == 1:
+            if entry[_HEADER] != VERSION or entry["adjacency"] != ADJACENCY:
+                raise ValueError(f"version {entry[_HEADER]!r} or adjacency {entry['adjacency']!r} is another")
+            self.num_records = entry["num_records"]
+        self._remember(entry, found)
+
+    def _remember(self, entry: dict[str, Any], hash_: str) -> None:
+        self._hashes.append(hash_)
+        if _ANSWER in entry:
+            self.answers[entry["of"]] = entry[_ANSWER]
+        elif _HEADER not in entry:
+            self.charges.append(Charge(Event.from_json(entry), entry[_RUN], hash_))
+
+    def _next_hash(self, entry: dict[str, Any]) -> str:
+        return sha256((self._hashes[-1] if self._hashes else "").encode() + json.dumps(entry).encode())
 
     def bind(self, num_records: int | None) -> None:
         """Says how many records the data set has, N.
@@ -84,25 +147,54 @@ class Ledger:
         )
         self.num_records = num_records if num_records is not None else self.num_records
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        if self._file is None:
-            return
-        if not self._begun:
-            self._begun = True
-            self._write({"ledger": 1, "adjacency": ADJACENCY, "num_records": self.num_records})
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def begin(self) -> None:
+        """Writes the header, unless it is there. It holds random digits, so that no two ledgers share a chain."""
+        if not self._hashes:
+            header = {_HEADER: VERSION, "id": new_identity(), "adjacency": ADJACENCY, "num_records": self.num_records}
+            self._write(header)
+            if self._file is not None:
+                sync_folder(self.path.parent)
 
     def charge(self, event: Event) -> None:
-        """Appends the event; on disk when this returns. Call it *before* the mechanism's answer is used."""
-        self._write(event.to_json())
-        self._events.append(event)
+        """Appends the event; on disk when this returns. Call it *before* the mechanism's answer is used.
+
+        Raises:
+          StorageError: it could not be written; nothing may be asked of the records.
+        """
+        self.begin()
+        self._write({**event.to_json(), _RUN: self.run})
+
+    def answered(self, charge: Charge, digest: str) -> None:
+        """Notes the digest of the charge's stored answer: from here on there is one, and may be no other."""
+        self._write({_ANSWER: digest, "of": charge.hash})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        hash_ = self._next_hash(entry)
+        if self._file is not None:
+            # After a failed write the end of the file is unknown; only reading it again tells.
+            check(not self._failed, f"ledger {self.path} could not be written before: go on with --resume.")
+            self._failed = True
+            with storing(self.path):
+                self._file.truncate(self._whole)
+            line = self._end + _line({**entry, _HASH: hash_}) + b"\n"
+            append(self._file, self.path, line)
+            self._whole, self._end, self._failed = self._whole + len(line), b"", False
+        self._remember(entry, hash_)
+
+    @property
+    def count(self) -> int:
+        """Lines so far."""
+        return len(self._hashes)
+
+    def head(self, count: int | None = None) -> str | None:
+        """The hash of the line at that count, by default the last; None where there is no such line."""
+        count = self.count if count is None else count
+        return self._hashes[count - 1] if 0 < count <= self.count else None
 
     @property
     def events(self) -> tuple[Event, ...]:
         """All that was charged, equal events counted together."""
-        return merged(self._events)
+        return merged(charge.event for charge in self.charges)
 
     def epsilon(self, delta: float, accountant: AccountantName = "rdp") -> float:
         """ε of everything charged so far."""
@@ -113,3 +205,12 @@ class Ledger:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def new_identity() -> str:
+    """128 random bits, to tell one run or ledger from any other."""
+    return os.urandom(16).hex()
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry).encode()

@@ -11,7 +11,6 @@ Autoencoders". What differs from the paper: see `pretraining`, which also has th
 
 from __future__ import annotations
 
-import enum
 import math
 import os
 from collections.abc import Sequence
@@ -23,27 +22,25 @@ import tensorflow as tf
 
 from tf_dp2vae import accounting, objectives
 from tf_dp2vae.accounting import Plan, Privacy
-from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, refuse_private_control
+from tf_dp2vae.answers import AnsweringMechanisms
+from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, StepsDone, refuse_private_control
+from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.gradients import Apply, EngineName, make_engine, plain_apply
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.mixing import refuse_mixing
-from tf_dp2vae.optimizers import get_dp_optimizer
+from tf_dp2vae.optimizers import NoisedSum, get_dp_optimizer
 from tf_dp2vae.pretraining import Pretraining, default_pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
+from tf_dp2vae.private_steps import ANSWER, PrivateSteps
 from tf_dp2vae.randomness import Entropy, SystemEntropy
+from tf_dp2vae.records import Records
 from tf_dp2vae.refusals import as_records, check_networks, check_ready, refuse_unsupported, warn_about_delta
 from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
 from tf_dp2vae.statement import Statement, statement_of
+from tf_dp2vae.terms import terms_of
 from tf_dp2vae.validation import InvalidInputError, check, check_whole
-
-
-class Phase(enum.Enum):
-    """What `train_step` does."""
-
-    PRETRAINING = "pre-training"
-    PRIVATE = "private training"
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -71,6 +68,7 @@ class DP2VAE(keras.Model):
         physical_batch_size: int = 256,
         seed: int = 0,
         ledger: Ledger | None = None,
+        checkpoints: Checkpoints | None = None,
         entropy: Entropy | None = None,
         spent: Sequence[dict[str, Any]] = (),
         num_records: int | None = None,
@@ -89,6 +87,7 @@ class DP2VAE(keras.Model):
           physical_batch_size: examples processed at once; memory against speed, never privacy.
           seed: of public randomness (pre-training, sleep). Private randomness has no seed.
           ledger: what the training is charged to; by default one in memory of the model's own.
+          checkpoints: where a run is kept that may be killed and resumed; by default nowhere.
           entropy: source of private randomness; by default the operating system.
           spent: events charged before the model was saved (from `get_config`); for loading.
           num_records: N of the records it was trained on; for loading.
@@ -115,6 +114,7 @@ class DP2VAE(keras.Model):
         for event in spent:
             self.ledger.charge(accounting.Event.from_json(event))
         self.mechanisms = Mechanisms(self.ledger, entropy or SystemEntropy())
+        self.checkpoints = checkpoints or Checkpoints()
         self.plan: Plan | None = None
         self.num_records = num_records
         self.phase = Phase.PRIVATE
@@ -189,7 +189,7 @@ class DP2VAE(keras.Model):
 
     def _private_step(self, batch: PoissonBatch) -> dict[str, Any]:
         """DP-SGD: clipped sum and noise by the mechanism, expected batch and update by the DP optimizer."""
-        private_loss = []
+        private_loss, answer = [], {}
 
         def noised_sum(
             variables: Sequence[keras.Variable], l2_norm_clip: float, noise_multiplier: float
@@ -198,13 +198,18 @@ class DP2VAE(keras.Model):
                 self._engine, self, batch, variables, l2_norm_clip, noise_multiplier
             )
             private_loss.append(loss)
+            answer.update({str(index): noised for index, noised in enumerate(sums)})
             return sums
 
+        self.update(noised_sum)
+        self._loss.update_state(private_loss[0])
+        return {**self._logs(), self._loss.name: private_loss[0], ANSWER: answer}
+
+    def update(self, noised_sum: NoisedSum) -> None:
+        """The DP optimizer's update of the private networks from a noised sum, new or stored."""
         variables = self.trainable_variables
         gradients = self.optimizer.private_gradients(noised_sum, variables)
         self.optimizer.apply(gradients, variables)
-        self._loss.update_state(private_loss[0])
-        return {**self._logs(), self._loss.name: private_loss[0]}
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Mean ELBO of (images, labels) or images. A private number when the images are records."""
@@ -228,6 +233,16 @@ class DP2VAE(keras.Model):
 
     def _logs(self) -> dict[str, Any]:
         return {self._loss.name: self._loss.result(), self._epsilon.name: self._epsilon.result()}
+
+    def count_step(self) -> None:
+        """One more private step is charged: what the progress bar shows as spent."""
+        self._epsilon.advance()
+
+    def step_logs(self, loss: float) -> dict[str, Any]:
+        """The logs of a step that is not computed anew; NaN for one that was charged and never answered."""
+        if not math.isnan(loss):
+            self._loss.update_state(loss)
+        return {**self._logs(), self._loss.name: loss}
 
     @property
     def metrics(self) -> list[keras.Metric]:
@@ -303,19 +318,15 @@ class DP2VAE(keras.Model):
         warn_about_delta(self.privacy.delta, records.num_records)
         self.ledger.bind(records.num_records)
         self.num_records = records.num_records
-        self.plan = accounting.plan(
-            self.privacy,
-            batch_size / records.num_records,
-            0 if self.pretraining.is_whole_training else steps_per_epoch * epochs,
-            {**self.pretraining.shares, **self.prior.shares},
-            self.ledger.events,
-        )
+        self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)
         show = PhaseProgress(self, verbose)
-        show.phase(self.pretraining.describe())
-        self.pretraining.run(self, records)
-        if self.pretraining.is_whole_training:
-            show.done()
-            return keras.callbacks.History()
+        if self.checkpoints.progress.phase is Phase.PRETRAINING:
+            show.phase(self.pretraining.describe())
+            self.pretraining.run(self, records)
+            if self.pretraining.is_whole_training:
+                show.done()
+                return keras.callbacks.History()
+            self.checkpoints.enter(Phase.PRIVATE)
         show.phase(
             f"private training: {self.plan.steps} DP-SGD steps, noise multiplier {self.plan.noise_multiplier:.3f}"
         )
@@ -325,17 +336,47 @@ class DP2VAE(keras.Model):
         show.done()
         return history
 
+    def _begin(self, records: Records, batch_size: int, epochs: int, steps_per_epoch: int) -> Plan:
+        """The plan of a new run, or that of a killed one, whose networks then stand where its checkpoint left them."""
+        plan = self.checkpoints.begin(
+            [*self.encoder.variables, *self.decoder.variables, *self.latent_prior.variables, self._noise.state],
+            self.ledger,
+            self.privacy,
+            lambda: terms_of(self, records, batch_size, epochs, steps_per_epoch),
+            lambda: accounting.plan(
+                self.privacy,
+                batch_size / records.num_records,
+                0 if self.pretraining.is_whole_training else steps_per_epoch * epochs,
+                {**self.pretraining.shares, **self.prior.shares},
+                self.ledger.events,
+            ),
+        )
+        if self.checkpoints.answers is not None:
+            self.mechanisms = AnsweringMechanisms(self.ledger, self.mechanisms.entropy, self.checkpoints.answers)
+        return plan
+
     def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float, verbose: int | str = 0) -> None:
         """Ordinary training of encoder and decoder on (images, labels) that cost nothing; for `Pretraining.run`."""
-        private = self.optimizer, self.jit_compile
+        private, done = (self.optimizer, self.jit_compile), self.checkpoints.progress.step
         self.encoder.trainable = True
         self.phase = Phase.PRETRAINING
         falling = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.05)
         # Ordinary convolutions run faster as TensorFlow's own kernels than as XLA's on a CPU.
         self.optimizer, self.jit_compile = keras.optimizers.Adam(falling), False
+        self.optimizer.build(self.trainable_variables)
+        self.checkpoints.track("optimizer of pre-training", self.optimizer.variables)
         try:
             self.make_train_function(force=True)
-            super().fit(dataset.repeat(), epochs=1, steps_per_epoch=steps, verbose=verbose, shuffle=False)
+            if done < steps:
+                rest = dataset.repeat().skip(done)
+                super().fit(
+                    rest,
+                    epochs=1,
+                    steps_per_epoch=steps - done,
+                    verbose=verbose,
+                    shuffle=False,
+                    callbacks=[StepsDone()],
+                )
         finally:
             self.optimizer, self.jit_compile = private
             self.phase = Phase.PRIVATE
@@ -352,7 +393,9 @@ class DP2VAE(keras.Model):
         self.optimizer.configure(
             self.privacy.l2_norm_clip, self.plan.noise_multiplier, self.plan.sampling_rate * records.num_records
         )
-        self._epsilon.follow(self.ledger, self.plan, self.privacy)
+        self.optimizer.build(self.trainable_variables)
+        self.checkpoints.track("optimizer", self.optimizer.variables)
+        self._epsilon.follow(self.checkpoints.events_beside_steps(), self.plan, self.privacy)
         self.make_train_function(force=True)
         return super().fit(
             source.dataset(),
@@ -370,15 +413,7 @@ class DP2VAE(keras.Model):
             return self.train_function
         super().make_train_function(force=True)
         if self.phase is Phase.PRIVATE:
-            run: Any = self.train_function
-
-            def charged(iterator: Any) -> Any:
-                assert self.plan is not None
-                self.mechanisms.charge(self.plan.step)
-                self._epsilon.advance()
-                return run(iterator)
-
-            self.train_function = charged
+            self.train_function = PrivateSteps(self, self.train_function)
         return self.train_function
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:

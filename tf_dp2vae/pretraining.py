@@ -106,11 +106,13 @@ class Unprotected(Pretraining):
         return f"UNPROTECTED: encoder pre-trained {self.epochs} epochs on the records themselves, without noise"
 
     def run(self, model: DP2VAE, records: Records) -> None:
-        fresh = model.decoder.get_weights()
+        fresh = keras.models.clone_model(model.decoder)
+        fresh.set_weights(model.decoder.get_weights())
+        model.checkpoints.track("decoder as it began", fresh.variables)
         batches = unprotected_batches(records, _BATCH, model.seed)
         model.pretrain(batches, self.epochs * len(batches), self.learning_rate)
         # The decoder that saw records is thrown away: what is released starts from weights that never did.
-        model.decoder.set_weights(fresh)
+        model.decoder.set_weights(fresh.get_weights())
 
 
 @dataclass(frozen=True)

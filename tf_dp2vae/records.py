@@ -7,6 +7,7 @@ the plain attributes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,6 +61,15 @@ class Records:
             all_images = np.concatenate([own_images, images[included]])
             all_labels = np.concatenate([own_labels, labels[included].astype(np.int32)])
         return Records(all_images, all_labels if self.num_classes else None, self.num_classes, int(np.sum(~included)))
+
+    def fingerprint(self) -> str:
+        """sha256 of the records. A private number: it tells a resumed run that its data are the same."""
+        digest = hashlib.sha256()
+        with self.opened() as parts:
+            for part in parts:
+                digest.update(f"{part.dtype}{part.shape}".encode())
+                digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
 
 
 def checked_records(

@@ -3,7 +3,8 @@
     runs/<name>/release/   sampler/, privacy.json, privacy.md, samples.png
     runs/<name>/private/   README.md, ledger.jsonl, config.json, model.keras, history.csv, figures; mode 0700
 
-The private side exists from the first charge on; the release appears whole, at the end, or not at all.
+The private side exists from the first charge on; the release appears whole, at the end, or not at all. While a run is
+under way, `private/` also holds `checkpoints` and `answers`, from which `train.py --resume runs/<name>` goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tf_dp2vae.checkpoints import Checkpoints
+from tf_dp2vae.durable import StorageError, held, is_storage_fault, sync_folder, sync_tree, write_atomically
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.statement import NOT_PRIVATE
 from tf_dp2vae.validation import InvalidInputError, check
@@ -30,16 +33,19 @@ with its encoder, the ledger of the run. The guarantee in `../release/privacy.md
 the records themselves.
 """
 PRIVATE_MODE = 0o700
+CONFIG = "config.json"
+_LEDGER = "ledger.jsonl"
 
 
 class RunFolder:
     """The folder of one run. Creating the object creates nothing on disk; `opened` does."""
 
-    def __init__(self, root: Path, name: str):
-        """Args: the folder of all runs; the run's name.
+    def __init__(self, root: Path, name: str, resumed: bool = False, checkpoint_seconds: float = 30.0):
+        """Args: the folder of all runs; the run's name; whether a killed run goes on; seconds between checkpoints.
 
         Raises:
-          InvalidInputError: the name is no plain folder name, or the folder holds something already.
+          InvalidInputError: the name is no plain folder name, or the folder holds something already (or, to be resumed,
+            nothing, or a finished run).
         """
         check(
             name not in ("", ".", "..") and Path(name).name == name,
@@ -51,14 +57,45 @@ class RunFolder:
             exists = self.path.exists()
         except OSError as error:
             raise InvalidInputError(f"run folder {self.path} cannot be used ({error.strerror}).") from error
-        check(not exists, f"run folder {self.path} exists already: choose another --name or remove it.")
+        self._resumed = resumed
+        self.checkpoints = Checkpoints(self.private, checkpoint_seconds)
+        if resumed:
+            check(self.private.is_dir(), f"run folder {self.path} holds no run to resume.")
+            check(not self.release.exists(), f"run {self.path} is finished: its release is {self.release}.")
+        else:
+            check(
+                not exists,
+                f"run folder {self.path} exists already: choose another --name, go on with --resume {self.path}, or "
+                "remove it.",
+            )
 
     @contextmanager
-    def opened(self, num_records: int, shared: Path | None) -> Iterator[Ledger]:
-        """Creates the private side and lends the ledger: the shared one where given, else the run's own.
+    def opened(self, num_records: int, shared: Path | None, config: dict[str, Any] | None = None) -> Iterator[Ledger]:
+        """Lends the ledger: the shared one where given, else the run's own. Nobody else can open the run meanwhile.
 
-        A refusal before the first charge leaves nothing behind; after it, the ledger's trace must stay.
+        A new run's private side is created, and its `config` written. A refusal before the first charge leaves nothing
+        of it behind; after that, the ledger's trace must stay.
+
+        Raises:
+          InvalidInputError: the folder is in use by another process, or the disk is full or read-only.
         """
+        with self._one_line_for_full_disks():
+            opened = self._resuming(num_records, shared) if self._resumed else self._new(num_records, shared, config)
+            with opened as ledger:
+                yield ledger
+
+    @contextmanager
+    def _resuming(self, num_records: int, shared: Path | None) -> Iterator[Ledger]:
+        with held(self.private):
+            check(not self.release.exists(), f"run {self.path} is finished: its release is {self.release}.")
+            ledger = Ledger(shared or self.private / _LEDGER, num_records, shared=shared is not None)
+            try:
+                yield ledger
+            finally:
+                ledger.close()
+
+    @contextmanager
+    def _new(self, num_records: int, shared: Path | None, config: dict[str, Any] | None) -> Iterator[Ledger]:
         new_root, new_ledger = not self.path.parent.exists(), shared is not None and not shared.exists()
         try:
             self.private.mkdir(parents=True, mode=PRIVATE_MODE)
@@ -67,17 +104,19 @@ class RunFolder:
                 self.path.parent.rmdir()
             raise InvalidInputError(f"run folder {self.path} cannot be created ({error.strerror}).") from error
         self.private.chmod(PRIVATE_MODE)
-        (self.private / "README.md").write_text(_PRIVATE_README, encoding="utf-8")
-        ledger, held = None, ()
+        ledger, before = None, 0
         try:
-            own = self.private / "ledger.jsonl"
-            ledger = Ledger(shared or own, num_records, shared=shared is not None)
-            held = ledger.events
-            yield ledger
-        except (InvalidInputError, KeyboardInterrupt):
-            if ledger is None or ledger.events == held:
-                shutil.rmtree(self.path)
-                if new_root:
+            with held(self.private):
+                (self.private / "README.md").write_text(_PRIVATE_README, encoding="utf-8")
+                if config is not None:
+                    write_atomically(self.private / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
+                ledger = Ledger(shared or self.private / _LEDGER, num_records, shared=shared is not None)
+                before = len(ledger.charges)
+                yield ledger
+        except (InvalidInputError, OSError, KeyboardInterrupt):
+            if ledger is None or len(ledger.charges) == before:
+                shutil.rmtree(self.path, ignore_errors=True)
+                if new_root and not list(self.path.parent.iterdir()):
                     self.path.parent.rmdir()
                 if new_ledger and shared is not None:
                     shared.unlink(missing_ok=True)
@@ -86,13 +125,29 @@ class RunFolder:
             if ledger is not None:
                 ledger.close()
 
-    def write_private(self, model: DP2VAE, config: dict[str, Any]) -> None:
+    @contextmanager
+    def _one_line_for_full_disks(self) -> Iterator[None]:
+        """Whatever library met it, a disk that takes no more is one refusal."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, InvalidInputError) or not is_storage_fault(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise StorageError(
+                f"run {self.path} stopped, because something could not be written ({reason}): make room or give access, "
+                f"then go on with --resume {self.path}."
+            ) from error
+
+    def write_private(self, model: DP2VAE) -> None:
         """Everything that stays at home."""
-        (self.private / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
         model.save(self.private / "model.keras")
 
     def write_release(self, model: DP2VAE, figure_seed: int = 0) -> None:
-        """Sampler, statement and sample picture: functions of mechanism answers and public randomness alone."""
+        """Sampler, statement and sample picture: functions of mechanism answers and public randomness alone.
+
+        The folder appears whole, by one rename of what is on the device. Then nothing is left to resume.
+        """
         from tf_dp2vae.figures import sample_grid
 
         unfinished = self.path / ".release.unfinished"
@@ -105,4 +160,8 @@ class RunFolder:
         if not statement.private:
             (unfinished / "NOT-PRIVATE.md").write_text(f"**{NOT_PRIVATE}**\n", encoding="utf-8")
         sample_grid(unfinished / "sampler", unfinished / "samples.png", model.num_classes, figure_seed)
+        sync_tree(unfinished)
         os.replace(unfinished, self.release)
+        sync_folder(self.path)
+        for kept in ("answers", "checkpoints"):
+            shutil.rmtree(self.private / kept, ignore_errors=True)

@@ -28,12 +28,14 @@ class Sleep(keras.callbacks.Callback):
         self._steps, self._learning_rate, self._last_epoch = steps, learning_rate, last_epoch
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """One sleep; private metrics in `logs` are not looked at."""
-        if epoch == self._last_epoch:
+        """One sleep, unless it was slept before this process; private metrics in `logs` are not looked at."""
+        progress = self.model.checkpoints.progress
+        if epoch == self._last_epoch or epoch < progress.sleeps:
             return
         self._dreaming.set_weights(self._averaged_weights())
         with self._encoder_trainable():
             self._round(tf.constant(self._steps), tf.constant([self.model.seed, epoch]))
+        progress.sleeps += 1
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Builds what each sleep needs: a copy of the decoder to dream with, and an optimizer of the encoder's."""
@@ -44,6 +46,7 @@ class Sleep(keras.callbacks.Callback):
         with self._encoder_trainable():
             self._variables = self.model.encoder.trainable_variables
         self._optimizer.build(self._variables)
+        self.model.checkpoints.track("optimizer of sleep", self._optimizer.variables)
         self._round = tf.function(self._sleep)
 
     @contextmanager
