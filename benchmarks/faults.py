@@ -463,6 +463,7 @@ def storage_trial(kind: str, folder: Path, data: list[str], chance: random.Rando
 
 def _only_reading(path: Path) -> None:
     """Becomes a user who may read the run but not write to it."""
+    os.chmod(path.parent, 0o755)
     for parent, _, files in os.walk(path):
         os.chmod(parent, 0o755)
         for file in files:

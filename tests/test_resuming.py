@@ -1,5 +1,6 @@
 """A training that is killed at any moment goes on: same end, nothing paid twice, nothing answered twice."""
 
+import contextlib
 import json
 import math
 import shlex
@@ -17,11 +18,11 @@ from hypothesis import strategies as st
 import train
 from tf_dp2vae import DP2VAE, DPAdam, Dreams, GaussianPrior, Unprotected, accounting, durable
 from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy
-from tf_dp2vae.answers import Answers, _moments
-from tf_dp2vae.checkpoints import Checkpoints
+from tf_dp2vae.answers import AnsweringMechanisms, Answers, _moments
+from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.durable import held
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.mechanisms import Mechanisms, Moments
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.private_steps import PrivateSteps
 from tf_dp2vae.validation import InvalidInputError
@@ -172,3 +173,298 @@ def test_killed_and_resumed_run_ends_where_an_unbroken_one_with_its_answers_does
     for found, expected in zip(resumed.optimizer.variables, unbroken.optimizer.variables, strict=True):
         np.testing.assert_array_equal(found.numpy(), expected.numpy())
     np.testing.assert_allclose(resumed.losses, unbroken.history.history["loss"], rtol=1e-6)
+
+
+# --- what cannot go on ---
+
+OTHERS = {
+    "records": ({"records": some_records(48, seed=9)}, "records was"),
+    "a record less": ({"records": some_records(47)}, "48 records, not 47"),
+    "model": ({"width": 3}, "decoder was"),
+    "seed": ({"seed": 4}, "seed was 3, is now 4"),
+    "epsilon": ({"privacy": Privacy(3.0, 1e-5)}, "epsilon was 2.0, is now 3.0"),
+    "clip": ({"privacy": Privacy(2.0, 1e-5, l2_norm_clip=0.5)}, "l2_norm_clip was 1.0, is now 0.5"),
+    "prior": ({"prior": GaussianPrior(share=0.2)}, "prior share was 0.05, is now 0.2"),
+    "batch": ({"fit_arguments": {"batch_size": 16}}, "batch_size was 12, is now 16"),
+    "steps": ({"fit_arguments": {"epochs": 3}}, "rounds was 2, is now 3"),
+}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of a run that was killed in its private phase, with answers since the last checkpoint."""
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, 24, "after")
+        with pytest.raises(Killed):
+            one_process(folder / "run", seconds=1e6)
+    assert list((folder / "run" / "answers").glob("*.answer"))
+    return folder
+
+
+@pytest.fixture
+def copy(killed, tmp_path):
+    shutil.copytree(killed, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def refusal(copy, **arguments):
+    """The one line with which the run refuses to go on, its ledger as it was."""
+    before = (copy / "ledger").read_bytes()
+    with pytest.raises(InvalidInputError) as refused:
+        one_process(copy / "run", **arguments)
+    assert (copy / "ledger").read_bytes() == before and "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("change, words", OTHERS.values(), ids=OTHERS)
+def test_other_terms_are_refused_with_the_difference(copy, change, words):
+    assert words in refusal(copy, **change)
+
+
+def answers_of(copy):
+    return sorted((copy / "run" / "answers").glob("*.answer"))
+
+
+def damage_answer(copy):
+    content = answers_of(copy)[0].read_bytes()
+    answers_of(copy)[0].write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+
+
+def exchange_answers(copy):
+    first, second = answers_of(copy)[:2]
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def cut_ledger(copy):
+    lines = (copy / "ledger").read_bytes().splitlines(keepends=True)
+    (copy / "ledger").write_bytes(b"".join(lines[:-3]))
+
+
+def other_ledger(copy):
+    (copy / "ledger").unlink()
+    ledger = Ledger(copy / "ledger", 48)
+    for _ in range(12):
+        ledger.charge(Event("class statistics", 7.0))
+    ledger.close()
+
+
+def damage_checkpoint(copy):
+    [file] = (copy / "run" / "checkpoints").iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+BROKEN = {
+    "answer missing": (lambda copy: answers_of(copy)[0].unlink(), "missing"),
+    "answer damaged": (damage_answer, "not the answer that the ledger names"),
+    "answers exchanged": (exchange_answers, "not the answer that the ledger names"),
+    "ledger cut": (cut_ledger, "answers no charge"),
+    "ledger exchanged": (other_ledger, "ledger is not the one"),
+    "ledger missing": (lambda copy: (copy / "ledger").write_bytes(b""), "ledger is not the one"),
+    "checkpoint damaged": (damage_checkpoint, "damaged"),
+    "checkpoint missing": (lambda copy: shutil.rmtree(copy / "run" / "checkpoints"), "no checkpoint"),
+}
+
+
+@pytest.mark.parametrize("damage, words", BROKEN.values(), ids=BROKEN)
+def test_files_that_do_not_belong_together_are_refused_with_the_way_out(copy, damage, words):
+    damage(copy)
+    line = refusal(copy)
+    assert words in line and "--ledger" in line
+
+
+def test_rest_of_a_plan_that_others_have_left_no_room_for_is_refused(copy):
+    ledger = Ledger(copy / "ledger", 48)
+    ledger.run = "another"
+    ledger.charge(Event("class statistics", 3.0))
+    ledger.close()
+    with pytest.raises(BudgetExceededError, match="epsilon=2 is the budget"):
+        one_process(copy / "run")
+
+
+# --- the command line ---
+
+FLAGS = """
+--steps 4 --rounds 2 --batch-size 8 --latent-dim 2 --width 2 --physical-batch-size 16 --num-classes 3
+--pretrain-steps 2 --sleep-steps 1 --checkpoint-seconds 1000
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs train.py with the flags; hands out exit code and standard error."""
+    images, labels = images_and_labels(40)
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels)
+
+    def run(*flags):
+        keras.backend.clear_session()
+        new = [
+            "--data",
+            str(tmp_path / "data.npz"),
+            "--runs",
+            str(tmp_path / "runs"),
+            "--name",
+            "one",
+            *shlex.split(FLAGS),
+        ]
+        monkeypatch.setattr(sys, "argv", ["train.py", *([] if "--resume" in flags else new), *map(str, flags)])
+        try:
+            train.main()
+        except SystemExit as ended:
+            return ended.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    run.folder = tmp_path / "runs" / "one"
+    run.data = tmp_path / "data.npz"
+    return run
+
+
+def start_and_kill(command, monkeypatch, write=20):
+    with monkeypatch.context() as patch:
+        Disk(patch, write, "after")
+        with pytest.raises(Killed):
+            command()
+
+
+def test_resume_goes_on_with_the_run_s_own_flags_from_any_folder(command, monkeypatch, tmp_path):
+    start_and_kill(command, monkeypatch)
+    assert not (command.folder / "release").exists()
+    monkeypatch.chdir(tmp_path / "runs")
+    assert command("--resume", "one") == (0, "")
+    stated = json.loads((command.folder / "release" / "privacy.json").read_text())
+    assert {event["mechanism"]: event["count"] for event in stated["events"]} == {
+        "class statistics": 1,
+        "dream moments": 1,
+        "clipped gradient sum": 4,
+        "latent moments": 1,
+    }
+    assert len((command.folder / "private" / "history.csv").read_text().splitlines()) == 1 + 4
+    assert not (command.folder / "private" / "answers").exists()
+    code, line = command("--resume", command.folder)
+    assert code == 2 and "finished" in line and line.count("\n") == 1
+
+
+def test_resume_refuses_in_one_line_what_it_cannot_do(command, monkeypatch, tmp_path):
+    start_and_kill(command, monkeypatch)
+
+    def refused(*flags):
+        code, line = command(*flags)
+        assert code == 2 and line.count("\n") == 1 and line.startswith("train.py: "), line
+        return line
+
+    assert "no such run" in refused("--resume", tmp_path / "nowhere")
+    assert "epsilon was 1.0, is now 3.0" in refused("--resume", command.folder, "--epsilon", "3")
+    assert "--resume" in refused()  # the same name again
+    with held(command.folder / "private"):
+        assert "in use" in refused("--resume", command.folder)
+    images, labels = images_and_labels(40, seed=7)
+    content = command.data.read_bytes()
+    np.savez(command.data, x_train=images, y_train=labels)
+    assert "records was" in refused("--resume", command.folder)
+    command.data.write_bytes(content)
+    config = command.folder / "private" / "config.json"
+    text = config.read_text()
+    for damaged in (text[:50], "[]", text.replace('"steps": 4', '"steps": "many"'), text.replace("width", "wide")):
+        config.write_text(damaged)
+        assert "config.json" in refused("--resume", command.folder)
+    config.write_text(text.replace('"learning_rate": 0.001', '"learning_rate": 0.002'))
+    assert "learning_rate was" in refused("--resume", command.folder)
+    config.unlink()
+    assert "missing" in refused("--resume", command.folder)
+
+
+@pytest.mark.parametrize("write", [4, 12, 26])
+def test_full_disk_is_one_line_and_can_be_resumed(command, monkeypatch, write):
+    inner, writes = durable.os.fsync, []
+
+    def full(descriptor):
+        writes.append(descriptor)
+        if len(writes) >= write:
+            raise OSError(28, "No space left on device")
+        inner(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.os, "fsync", full)
+        code, line = command()
+    assert code == 2 and line.count("\n") == 1 and "No space left" in line
+    if command.folder.exists():
+        assert command("--resume", command.folder)[0] == 0
+        ledger = Ledger(command.folder / "private" / "ledger.jsonl", 40)
+        assert sum(event.count for event in ledger.events) == 3 + 4 and 0.99 < ledger.epsilon(1e-5) <= 1
+        ledger.close()
+    else:
+        assert write == 4, "only a run that was not charged yet may leave nothing"
+
+
+# --- any sequence of fits, kills, resumes and refusals ---
+
+
+class Toy:
+    """A run whose mechanisms are counters: real ledger, answers, checkpoints and steps, no networks."""
+
+    run_eagerly, jit_compile = True, False
+
+    def __init__(self, folder, ledger, target, tag, witness):
+        self.weights, self.witness = keras.Variable(np.zeros(1, np.float32)), witness
+        self.checkpoints = Checkpoints(folder, 0.0)
+        self.plan = self.checkpoints.begin(
+            [self.weights],
+            ledger,
+            Privacy(target, 1e-5),
+            lambda: {"records": tag},
+            lambda: accounting.plan(Privacy(target, 1e-5), 0.25, 3, {"class statistics": 0.3}, ledger.events),
+        )
+
+    def count_step(self):
+        pass
+
+    def step_logs(self, loss):
+        return {"loss": loss}
+
+    def update(self, noised_sum):
+        self.weights.assign_add(noised_sum()[0])
+
+    def compute(self, _):
+        self.witness.append("made")
+        return {"loss": tf.constant(1.0), "answer": {"0": tf.ones(1)}}
+
+    def run(self):
+        if self.checkpoints.progress.phase is Phase.PRETRAINING:
+            mechanisms = AnsweringMechanisms(self.checkpoints._ledger, None, self.checkpoints.answers)
+            mechanisms._once(self.plan.releases[0], lambda: self.release(mechanisms))
+            self.checkpoints.enter(Phase.PRIVATE)
+        steps = PrivateSteps(self, self.compute)
+        for _ in range(self.plan.steps):
+            steps(None)
+
+    def release(self, mechanisms):
+        mechanisms.charge(self.plan.releases[0])
+        return Moments(None, np.ones(1), np.ones(1), 1.0, 1.0, 1.0)
+
+
+ACTIONS = st.tuples(st.integers(0, 1), st.sampled_from(["a", "a", "a", "b"]), st.integers(1, 60), st.booleans())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(ACTIONS, min_size=1, max_size=6))
+def test_any_sequence_of_fits_kills_resumes_and_refusals_stays_within_the_budget(tmp_path_factory, actions):
+    """Two runs share a ledger; each action starts or resumes one, on records `a` or others, to be killed at a write."""
+    folder, target, witness = tmp_path_factory.mktemp("any"), 1.5, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable.os, "fsync", lambda descriptor: None)
+        used = Given(patch)
+        for number, tag, kill_at, before in actions:
+            (folder / str(number)).mkdir(exist_ok=True)
+            ledger = Ledger(folder / "ledger", 48, shared=True)
+            with pytest.MonkeyPatch.context() as killing, contextlib.suppress(Killed, InvalidInputError):
+                Disk(killing, kill_at, "before" if before else "after")
+                Toy(folder / str(number), ledger, target, tag, witness).run()
+            ledger.close()
+            ledger = Ledger(folder / "ledger", 48, shared=True)
+            assert ledger.epsilon(1e-5) <= target
+            steps = [charge for charge in ledger.charges if charge.event.mechanism == "clipped gradient sum"]
+            assert len(witness) <= len(steps)
+            assert set(used.answers) <= {charge.hash for charge in ledger.charges}
+            ledger.close()

@@ -54,16 +54,20 @@ def read_flags(run: Path) -> TrainFlags:
       InvalidInputError: there is no such run, or its configuration is damaged.
     """
     file = run / "private" / CONFIG
-    check(run.is_dir(), f"--resume {run}: there is no such run.")
-    check(file.is_file(), f"{file} is missing, so nothing says how to go on: {WAY_OUT}.")
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        check(run.is_dir(), f"--resume {run}: there is no such run.")
+        check(file.is_file(), f"{file} is missing, so nothing says how to go on: {WAY_OUT}.")
+        content = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedFileError(f"{file} cannot be read ({error}): {WAY_OUT}.") from error
+    try:
+        config: dict[str, Any] = json.loads(content)
         unknown = config.keys() ^ {field.name for field in fields(TrainFlags)}
         if unknown:
             raise ValueError(f"flags {', '.join(sorted(unknown))} are unknown or missing")
         files = {name: None if config[name] is None else Path(config[name]) for name in _FILES}
         return TrainFlags(**{**config, **files, "privacy": Privacy(**config["privacy"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedFileError(f"{file} is damaged ({' '.join(str(error).split())[:200]}): {WAY_OUT}.") from error
 
 
