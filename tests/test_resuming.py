@@ -53,33 +53,32 @@ class Disk:
             raise Killed
 
 
-def make_model(folder, ledger, seconds=0.0, pretraining=None, seed=3, width=2, privacy=PRIVACY, **arguments):
+def make_model(folder, ledger, seconds=0.0, pretraining=None, seed=3):
     folder.mkdir(exist_ok=True)
     model = DP2VAE(
         build_encoder(SHAPE, 2, CLASSES, width=1, seed=seed),
-        build_decoder(SHAPE, 2, CLASSES, width=width, seed=seed + 1),
-        privacy=privacy,
+        build_decoder(SHAPE, 2, CLASSES, width=2, seed=seed + 1),
+        privacy=PRIVACY,
         pretraining=pretraining or Dreams(steps=3, sleep_steps=2),
         physical_batch_size=16,
+        seed=seed,
         ledger=ledger,
         checkpoints=Checkpoints(folder, seconds),
-        **arguments,
     )
     model.compile(DPAdam(learning_rate=0.01, use_ema=True, ema_momentum=0.5))
     return model
 
 
-def fit(model, records=RECORDS, **arguments):
-    given = {"batch_size": 12, "epochs": ROUNDS, "steps_per_epoch": STEPS, "verbose": 0, **arguments}
-    return model.fit(records, **given)
+def fit(model):
+    return model.fit(RECORDS, batch_size=12, epochs=ROUNDS, steps_per_epoch=STEPS, verbose=0)
 
 
-def one_process(folder, records=RECORDS, fit_arguments=None, **arguments):
+def one_process(folder, **arguments):
     """What one process does: opens the ledger, trains, closes it."""
-    ledger = Ledger(folder.parent / "ledger", records.num_records)
+    ledger = Ledger(folder.parent / "ledger", RECORDS.num_records)
     try:
         model = make_model(folder, ledger, **arguments)
-        model.losses = fit(model, records, **(fit_arguments or {})).history["loss"]
+        model.losses = fit(model).history["loss"]
         return model
     finally:
         ledger.close()
@@ -177,18 +176,6 @@ def test_killed_and_resumed_run_ends_where_an_unbroken_one_with_its_answers_does
 
 # --- what cannot go on ---
 
-OTHERS = {
-    "records": ({"records": some_records(48, seed=9)}, "records was"),
-    "a record less": ({"records": some_records(47)}, "48 records, not 47"),
-    "model": ({"width": 3}, "decoder was"),
-    "seed": ({"seed": 4}, "seed was 3, is now 4"),
-    "epsilon": ({"privacy": Privacy(3.0, 1e-5)}, "epsilon was 2.0, is now 3.0"),
-    "clip": ({"privacy": Privacy(2.0, 1e-5, l2_norm_clip=0.5)}, "l2_norm_clip was 1.0, is now 0.5"),
-    "prior": ({"prior": GaussianPrior(share=0.2)}, "prior share was 0.05, is now 0.2"),
-    "batch": ({"fit_arguments": {"batch_size": 16}}, "batch_size was 12, is now 16"),
-    "steps": ({"fit_arguments": {"epochs": 3}}, "rounds was 2, is now 3"),
-}
-
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
@@ -208,18 +195,60 @@ def copy(killed, tmp_path):
     return tmp_path / "copy"
 
 
-def refusal(copy, **arguments):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The same model, to begin with in other folders."""
+    return make_model(tmp_path_factory.mktemp("model") / "run", Ledger())
+
+
+def begin(copy, model, records=RECORDS, batch_size=12, rounds=ROUNDS):
+    """What `fit` does first."""
+    model.ledger = Ledger(copy / "ledger", records.num_records)
+    try:
+        model.checkpoints = Checkpoints(copy / "run")
+        return model._begin(records, batch_size, rounds, STEPS)
+    finally:
+        model.ledger.close()
+
+
+def refusal(copy, model, **arguments):
     """The one line with which the run refuses to go on, its ledger as it was."""
     before = (copy / "ledger").read_bytes()
     with pytest.raises(InvalidInputError) as refused:
-        one_process(copy / "run", **arguments)
+        begin(copy, model, **arguments)
     assert (copy / "ledger").read_bytes() == before and "\n" not in str(refused.value)
     return str(refused.value)
 
 
-@pytest.mark.parametrize("change, words", OTHERS.values(), ids=OTHERS)
-def test_other_terms_are_refused_with_the_difference(copy, change, words):
-    assert words in refusal(copy, **change)
+def test_killed_run_finds_its_plan_and_its_weights_again(copy, model):
+    plan = begin(copy, model)
+    assert plan == accounting.plan(PRIVACY, 12 / 48, ROUNDS * STEPS, {**Dreams().shares, **GaussianPrior().shares})
+    assert not np.allclose(model.latent_prior.frequencies.numpy(), 1 / CLASSES), (
+        "set in pre-training, from the checkpoint"
+    )
+
+
+OTHERS = {
+    "records": ({"records": some_records(48, seed=9)}, {}, "records was"),
+    "a record less": ({"records": some_records(47)}, {}, "48 records, not 47"),
+    "batch": ({"batch_size": 16}, {}, "batch_size was 12, is now 16"),
+    "rounds": ({"rounds": 3}, {}, "rounds was 2, is now 3"),
+    "seed": ({}, {"seed": 4}, "seed was 3, is now 4"),
+    "draws": ({}, {"draws": 2}, "draws was 1, is now 2"),
+    "epsilon": ({}, {"privacy": Privacy(3.0, 1e-5)}, "epsilon was 2.0, is now 3.0"),
+    "clip": ({}, {"privacy": Privacy(2.0, 1e-5, l2_norm_clip=0.5)}, "l2_norm_clip was 1.0, is now 0.5"),
+    "prior": ({}, {"prior": GaussianPrior(share=0.2)}, "prior share was 0.05, is now 0.2"),
+    "dreams": ({}, {"pretraining": Dreams(steps=4, sleep_steps=2)}, "pretraining steps was 3, is now 4"),
+    "optimizer": ({}, {"optimizer": DPAdam(learning_rate=0.02)}, "optimizer learning_rate was"),
+    "decoder": ({}, {"decoder": build_decoder(SHAPE, 2, CLASSES, width=3)}, "decoder was"),
+}
+
+
+@pytest.mark.parametrize("arguments, changes, words", OTHERS.values(), ids=OTHERS)
+def test_other_terms_are_refused_with_the_difference(copy, model, monkeypatch, arguments, changes, words):
+    for name, value in changes.items():
+        monkeypatch.setattr(model, name, value)
+    assert words in refusal(copy, model, **arguments)
 
 
 def answers_of(copy):
@@ -269,19 +298,19 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("damage, words", BROKEN.values(), ids=BROKEN)
-def test_files_that_do_not_belong_together_are_refused_with_the_way_out(copy, damage, words):
+def test_files_that_do_not_belong_together_are_refused_with_the_way_out(copy, model, damage, words):
     damage(copy)
-    line = refusal(copy)
+    line = refusal(copy, model)
     assert words in line and "--ledger" in line
 
 
-def test_rest_of_a_plan_that_others_have_left_no_room_for_is_refused(copy):
+def test_rest_of_a_plan_that_others_have_left_no_room_for_is_refused(copy, model):
     ledger = Ledger(copy / "ledger", 48)
     ledger.run = "another"
     ledger.charge(Event("class statistics", 3.0))
     ledger.close()
     with pytest.raises(BudgetExceededError, match="epsilon=2 is the budget"):
-        one_process(copy / "run")
+        begin(copy, model)
 
 
 # --- the command line ---

@@ -63,6 +63,7 @@ class Checkpoints:
 
     Attributes:
       progress: how far the run is.
+      resumed: whether a killed run goes on.
       answers: the stored answers; None without a folder.
     """
 
@@ -77,7 +78,7 @@ class Checkpoints:
         self._seconds, self._saved_at, self._number = seconds, 0.0, 0
         self._tracked: dict[str, list[keras.Variable]] = {}
         self._restored: dict[str, np.ndarray] = {}
-        self._begun = False
+        self._begun = self.resumed = False
         self.progress = Progress()
         self.answers: Answers | None = None
 
@@ -146,6 +147,7 @@ class Checkpoints:
         self._number, self._ledger.run = meta["number"], meta["run"]
         assert self._folder is not None
         self.answers = Answers(self._ledger, self._folder.parent / "answers", meta["settled"])
+        self.resumed = True
         self._check_budget(privacy)
         self._saved_at = time.monotonic()
 

@@ -319,8 +319,10 @@ class DP2VAE(keras.Model):
         self.ledger.bind(records.num_records)
         self.num_records = records.num_records
         self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)
-        show = PhaseProgress(self, verbose)
-        if self.checkpoints.progress.phase is Phase.PRETRAINING:
+        show, progress = PhaseProgress(self, verbose), self.checkpoints.progress
+        if self.checkpoints.resumed:
+            show.phase(f"resumed: {progress.step} steps of {progress.phase.value} are in the checkpoint")
+        if progress.phase is Phase.PRETRAINING:
             show.phase(self.pretraining.describe())
             self.pretraining.run(self, records)
             if self.pretraining.is_whole_training:
