@@ -23,13 +23,13 @@ from tf_dp2vae.figures import training_curves
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.optimizers import DPAdam
 from tf_dp2vae.resuming import parse_training, run_folder
-from tf_dp2vae.setup import make_networks, make_pretraining, make_prior
+from tf_dp2vae.setup import make_entropy, make_networks, make_pretraining, make_prior
 
 
 @one_line_errors
 def main() -> None:
     flags = parse_training(__doc__)
-    dataset = datasets.load(flags.dataset, flags.data, flags.num_classes)
+    dataset = datasets.load(flags.dataset, flags.data, flags.num_classes, flags.unit, flags.max_per_unit, flags.seed)
     records = dataset.train
     pretraining, prior = make_pretraining(flags, records), make_prior(flags)
     run = run_folder(flags, dataset.name)
@@ -46,8 +46,10 @@ def main() -> None:
             engine=flags.engine,
             physical_batch_size=flags.physical_batch_size,
             seed=flags.seed,
+            trials=flags.trials,
             ledger=ledger,
             checkpoints=run.checkpoints,
+            entropy=make_entropy(flags),
         )
         model.compile(DPAdam(learning_rate=flags.learning_rate, use_ema=flags.ema > 0, ema_momentum=flags.ema))
         history = StepHistory()
@@ -61,7 +63,7 @@ def main() -> None:
         training_curves(history.values, run.private / "training.png")
         history.write_csv(run.private / "history.csv")
         run.write_private(model)
-        run.write_release(model)
+        run.write_release(model, records)
 
     statement = model.privacy_statement()
     print(statement)

@@ -114,7 +114,7 @@ def test_without_noise_dreams_have_the_means_and_covariances_of_the_records():
     flat = 100 + 30 * labels[:, None] + random.normal(0, 1, (600, 2)) @ pattern
     records = Records(np.clip(np.round(flat), 0, 255).astype(np.uint8).reshape(-1, 8, 8, 1), labels, 2)
     door, basis, bound = Mechanisms(Ledger(), Silence()), frequency_basis((8, 8, 1), 8), 100.0
-    answer = door.class_statistics(records, Event("class statistics", 1.0), basis, bound, (1, 1, 1))
+    answer = door.class_statistics(records, Event("class statistics", 1e-9), basis, bound, (1, 1, 1))
     quiet = Moments(answer.counts, answer.sums, answer.seconds, 0.0, 0.0, 1e-9)
     found = components(quiet, basis, at_most=2)
 
@@ -122,7 +122,7 @@ def test_without_noise_dreams_have_the_means_and_covariances_of_the_records():
         features = (images.reshape(len(images), -1) - found.means[labels]) @ found.basis
         return features, np.zeros_like(features)
 
-    second = door.latent_moments(records, Event("dream moments", 1.0), encode, bound, (0, 1, 1), False)
+    second = door.latent_moments(records, Event("dream moments", 1e-9), encode, bound, (0, 1, 1), False)
     second = Moments(None, second.sums, second.seconds, 0.0, 0.0, 1e-9)
     dreamer = generator(found, second, (8, 8, 1))
     with records.opened() as (images, _):

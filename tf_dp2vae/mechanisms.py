@@ -3,7 +3,8 @@
 A mechanism (i) appends its event to the ledger, (ii) reads records, (iii) bounds what any one of them contributes,
 (iv) adds Gaussian noise (`randomness.standard_normals`) keyed from the operating system. Whatever is computed from answers
 alone is post-processing and costs nothing. Neighbours differ by one record replaced by a null record, which contributes
-zero to every sum; so the L2 sensitivity of a sum is the bound on one contribution.
+zero to every sum; so the L2 sensitivity of a sum is the bound on one contribution, C; where the unit is a person of at most
+k records, it is k·C (`units`), and "record" below reads "each record of a person".
 
 σ, the noise multiplier, is always the noise's standard deviation divided by that sensitivity.
 """
@@ -23,7 +24,7 @@ from tf_dp2vae._tfp import GaussianSumQuery
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.gradients import Apply, GradientEngine
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.randomness import Entropy, fold, standard_normals
+from tf_dp2vae.randomness import Entropy, fold, on_grid, standard_normals
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, unit_interval
 
@@ -53,9 +54,9 @@ class DrawnGaussianSumQuery(GaussianSumQuery):
         self._noise = noise
 
     def get_noised_result(self, sample_state, global_state):
-        """The sum, [weights], plus noise of the query's deviation; added in float64, then rounded to the sum's own type."""
+        """The sum, [weights], plus noise of the query's deviation; in float64, on the grid, then in the sum's own type."""
         noised = tf.cast(sample_state, tf.float64) + self._noise * tf.cast(self._stddev, tf.float64)
-        return tf.cast(noised, sample_state.dtype), global_state, None
+        return tf.cast(on_grid(noised, self._stddev), sample_state.dtype), global_state, None
 
 
 class Mechanisms:
@@ -91,7 +92,7 @@ class Mechanisms:
           batch: one logical Poisson batch, with the noise that its source drew for this step alone.
           variables: all trained variables.
           l2_norm_clip: C.
-          noise_multiplier: σ.
+          noise_multiplier: noise deviation divided by C: σ, or k·σ where the unit is a person of at most k records.
 
         Returns:
           The noised sums, one tensor a variable, and the un-noised mean loss of the batch: *private*, for the person who
@@ -207,25 +208,28 @@ class Mechanisms:
                     counts, sums, seconds = chunk
                 else:
                     counts, sums, seconds = counts + chunk[0], sums + chunk[1], seconds + chunk[2]
-        return self._noised(counts, sums, seconds, event.noise_multiplier, bound, weights)
+        # One unit moves the sum by at most its records' contributions together.
+        deviation = event.noise_multiplier * math.hypot(*weights) * records.unit.max_per_unit
+        return self._noised(counts, sums, seconds, deviation, bound, weights)
 
-    def _noised(self, counts, sums, seconds, noise_multiplier, bound, weights) -> Moments:
-        """Adds N(0, (σ·√(a² + b² + c²))²) in the units of the contribution, and gives everything in its own units."""
+    def _noised(self, counts, sums, seconds, deviation, bound, weights) -> Moments:
+        """Adds N(0, deviation²) in the units of the contribution, and gives everything in its own units."""
         random = self.entropy.generator()
-        deviation = noise_multiplier * math.hypot(*weights)
         scales = [
             deviation * unit / weight if weight else math.inf for unit, weight in zip((1.0, bound, bound**2), weights)
         ]
         on_counts, on_sums, on_seconds = scales
-        noisy_counts = counts + on_counts * standard_normals(random, *counts.shape) if weights[0] else None
-        half = on_seconds / math.sqrt(2) * standard_normals(random, *seconds.shape)
-        upper = np.triu(half, 1)
-        diagonal = on_seconds * standard_normals(random, *seconds.shape[:2])
-        symmetric = upper + np.swapaxes(upper, 1, 2) + diagonal[..., None] * np.eye(seconds.shape[-1])
+
+        def noised(total: np.ndarray, stddev: float) -> np.ndarray:
+            return on_grid(total + stddev * standard_normals(random, *total.shape), stddev)
+
+        # Each entry off the diagonal is answered once and mirrored: rounding may have made its two truths differ.
+        upper = np.triu(noised(seconds, on_seconds / math.sqrt(2)), 1)
+        diagonal = noised(np.diagonal(seconds, axis1=1, axis2=2), on_seconds)
         return Moments(
-            noisy_counts,
-            sums + on_sums * standard_normals(random, *sums.shape),
-            seconds + symmetric,
+            noised(counts, on_counts) if math.isfinite(on_counts) else None,
+            noised(sums, on_sums),
+            upper + np.swapaxes(upper, 1, 2) + diagonal[..., None] * np.eye(seconds.shape[-1]),
             on_counts,
             on_sums,
             on_seconds,

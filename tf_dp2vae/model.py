@@ -40,6 +40,7 @@ from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
 from tf_dp2vae.statement import Statement, statement_of
 from tf_dp2vae.terms import terms_of
+from tf_dp2vae.units import Unit
 from tf_dp2vae.validation import InvalidInputError, check, check_whole
 
 
@@ -52,6 +53,7 @@ class DP2VAE(keras.Model):
       num_classes: size of the label set, read off the decoder's second input; 0 for a model without labels.
       latent_prior: where samples' latents come from, and how often each class occurs.
       ledger: everything that was charged.
+      secure_noise: whether all noise so far came from the operating system.
       plan: the constants of the last `fit`, or None.
     """
 
@@ -67,11 +69,14 @@ class DP2VAE(keras.Model):
         engine: EngineName = "book-keeping",
         physical_batch_size: int = 256,
         seed: int = 0,
+        trials: int | None = None,
         ledger: Ledger | None = None,
         checkpoints: Checkpoints | None = None,
         entropy: Entropy | None = None,
         spent: Sequence[dict[str, Any]] = (),
+        spent_insecurely: bool = False,
         num_records: int | None = None,
+        unit: Unit | None = None,
         **kwargs: Any,
     ):
         """Creates the model; nothing is read or trained yet.
@@ -86,11 +91,14 @@ class DP2VAE(keras.Model):
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
           physical_batch_size: examples processed at once; memory against speed, never privacy.
           seed: of public randomness (pre-training, sleep). Private randomness has no seed.
+          trials: how many runs like this one were tried to choose the arguments; for the statement.
           ledger: what the training is charged to; by default one in memory of the model's own.
           checkpoints: where a run is kept that may be killed and resumed; by default nowhere.
-          entropy: source of private randomness; by default the operating system.
+          entropy: source of private randomness; by default the operating system. `InsecureSeed` is for research.
           spent: events charged before the model was saved (from `get_config`); for loading.
+          spent_insecurely: whether noise came from a seed before the model was saved; for loading.
           num_records: N of the records it was trained on; for loading.
+          unit: what the guarantee of that training is about; for loading.
 
         Raises:
           InvalidInputError: networks that mix examples (all offending layers are named), or whose shapes do not fit.
@@ -108,15 +116,24 @@ class DP2VAE(keras.Model):
             f"pretraining {type(self.pretraining).__name__} sets the latent prior itself: leave prior out.",
         )
         self.draws, self.engine, self.physical_batch_size, self.seed = draws, engine, physical_batch_size, seed
+        if trials is not None:
+            check_whole(trials=trials)
+        self.trials = trials
         self.latent_dim = int(decoder.inputs[0].shape[-1])
         self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
         self.ledger = ledger if ledger is not None else Ledger()
         for event in spent:
             self.ledger.charge(accounting.Event.from_json(event))
-        self.mechanisms = Mechanisms(self.ledger, entropy or SystemEntropy())
+        entropy = entropy or SystemEntropy()
+        check(
+            entropy.secure or not self.ledger.shared,
+            "an insecure seed on a shared ledger would void the statements of all its runs: give that run no --ledger.",
+        )
+        self.mechanisms = Mechanisms(self.ledger, entropy)
+        self.secure_noise = entropy.secure and not spent_insecurely
         self.checkpoints = checkpoints or Checkpoints()
         self.plan: Plan | None = None
-        self.num_records = num_records
+        self.num_records, self.unit = num_records, unit or Unit()
         self.phase = Phase.PRIVATE
         self._noise = keras.random.SeedGenerator(seed)
         self._loss = keras.metrics.Mean(name="loss")
@@ -288,7 +305,7 @@ class DP2VAE(keras.Model):
         Args:
           x: [N, height, width(, channels)] arrays, uint8 or float in [0, 1]; or `Records`.
           y: [N] whole numbers in 0 … num_classes − 1, for a model with labels.
-          batch_size: *expected* size of a Poisson batch, q·N.
+          batch_size: *expected* size of a Poisson batch, q·N, in records, or in persons where those are the unit.
           epochs: rounds of the private phase; sleep, where there is any, follows each but the last.
           verbose: as in Keras.
           callbacks: of the private phase. Those that stop, save or change rates by private metrics are refused.
@@ -309,16 +326,21 @@ class DP2VAE(keras.Model):
         records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
         check_whole(batch_size=batch_size, epochs=epochs)
         check(
-            batch_size <= records.num_records,
-            f"batch_size={batch_size} exceeds the {records.num_records} records: choose at most {records.num_records}.",
+            batch_size <= records.num_units,
+            f"batch_size={batch_size} exceeds the {records.num_units} {records.unit.plural}: choose at most "
+            f"{records.num_units}.",
         )
         if steps_per_epoch is None:
-            steps_per_epoch = max(1, round(records.num_records / batch_size))
+            steps_per_epoch = max(1, round(records.num_units / batch_size))
         check_whole(steps_per_epoch=steps_per_epoch)
-        warn_about_delta(self.privacy.delta, records.num_records)
+        warn_about_delta(self.privacy.delta, records.num_units)
+        check(
+            not self.ledger.shared or records.unit.column is None,
+            "a shared ledger counts records, not persons: give a run with --unit no --ledger.",
+        )
         self.ledger.bind(records.num_records)
-        self.num_records = records.num_records
         self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)
+        self.num_records, self.unit = records.num_records, records.unit
         show, progress = PhaseProgress(self, verbose), self.checkpoints.progress
         if self.checkpoints.resumed:
             show.phase(f"resumed: {progress.step} steps of {progress.phase.value} are in the checkpoint")
@@ -340,18 +362,26 @@ class DP2VAE(keras.Model):
 
     def _begin(self, records: Records, batch_size: int, epochs: int, steps_per_epoch: int) -> Plan:
         """The plan of a new run, or that of a killed one, whose networks then stand where its checkpoint left them."""
+
+        def plan_new() -> Plan:
+            check(
+                records.unit == self.unit or not self.ledger.events,
+                f"the ledger holds what was asked about another unit ({self.unit.adjacency}): train a new model.",
+            )
+            return accounting.plan(
+                self.privacy,
+                batch_size / records.num_units,
+                0 if self.pretraining.is_whole_training else steps_per_epoch * epochs,
+                {**self.pretraining.shares, **self.prior.shares},
+                self.ledger.events,
+            )
+
         plan = self.checkpoints.begin(
             [*self.encoder.variables, *self.decoder.variables, *self.latent_prior.variables, self._noise.state],
             self.ledger,
             self.privacy,
             lambda: terms_of(self, records, batch_size, epochs, steps_per_epoch),
-            lambda: accounting.plan(
-                self.privacy,
-                batch_size / records.num_records,
-                0 if self.pretraining.is_whole_training else steps_per_epoch * epochs,
-                {**self.pretraining.shares, **self.prior.shares},
-                self.ledger.events,
-            ),
+            plan_new,
         )
         if self.checkpoints.answers is not None:
             self.mechanisms = AnsweringMechanisms(self.ledger, self.mechanisms.entropy, self.checkpoints.answers)
@@ -388,12 +418,14 @@ class DP2VAE(keras.Model):
         assert self.plan is not None
         self.encoder.trainable = not self.pretraining.freezes_encoder
         num_weights = sum(math.prod(variable.shape) for variable in self.trainable_variables)
-        source = PoissonSource(
-            records, self.plan.sampling_rate, self.physical_batch_size, self.mechanisms.entropy, num_weights
-        )
+        # A stream of its own: batches and noise are drawn ahead, on another thread.
+        entropy = self.mechanisms.entropy.stream()
+        source = PoissonSource(records, self.plan.sampling_rate, self.physical_batch_size, entropy, num_weights)
         self._engine = make_engine(self.engine, self.private_networks)
         self.optimizer.configure(
-            self.privacy.l2_norm_clip, self.plan.noise_multiplier, self.plan.sampling_rate * records.num_records
+            self.privacy.l2_norm_clip,
+            self.plan.noise_multiplier * records.unit.max_per_unit,
+            self.plan.sampling_rate * records.num_units,
         )
         self.optimizer.build(self.trainable_variables)
         self.checkpoints.track("optimizer", self.optimizer.variables)
@@ -459,14 +491,17 @@ class DP2VAE(keras.Model):
             "engine": self.engine,
             "physical_batch_size": self.physical_batch_size,
             "seed": self.seed,
+            "trials": self.trials,
             "num_records": self.num_records,
+            "unit": serialize(self.unit),
             "spent": [event.to_json() for event in self.ledger.events],
+            "spent_insecurely": not self.secure_noise,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
         """The inverse of `get_config`."""
-        nested = ("encoder", "decoder", "privacy", "pretraining", "prior")
+        nested = ("encoder", "decoder", "privacy", "pretraining", "prior", "unit")
         restored = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in nested}
         return cls(**{**config, **restored})
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_dp2vae.units import Unit
 from tf_dp2vae.validation import check
 
 FULL_SCALE = 255
@@ -27,6 +28,7 @@ class Records:
       num_records: N, public by declaration; null records count.
       image_shape: (height, width, channels), declared.
       num_classes: the declared label set is 0 … num_classes − 1; 0 for records without labels.
+      unit: what a neighbour differs by; by default one record (`units.bound_per_unit` makes it one person).
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | None, num_classes: int, num_null: int = 0):
@@ -43,6 +45,24 @@ class Records:
         self.num_records = len(images) + num_null
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
         self.num_classes = num_classes
+        self.unit = Unit()
+        self._unit_of: np.ndarray | None = None
+
+    @property
+    def num_units(self) -> int:
+        """How many units the records are of: N, or the number of persons. Public by declaration."""
+        return self.num_records if self.unit.num_units is None else self.unit.num_units
+
+    def of_units(self, kept: np.ndarray, unit_of: np.ndarray, unit: Unit) -> Records:
+        """The records at the positions `kept`, which belong to the units `unit_of`; the others become null records."""
+        labels = None if self._labels is None else self._labels[kept]
+        records = Records(self._images[kept], labels, self.num_classes, self.num_records - len(kept))
+        records.unit, records._unit_of = unit, unit_of
+        return records
+
+    def members(self, drawn: np.ndarray) -> np.ndarray:
+        """Indices, ascending, of the records that belong to a unit that is drawn ([units], booleans)."""
+        return np.flatnonzero(drawn[: len(self._images)] if self._unit_of is None else drawn[self._unit_of])
 
     @contextmanager
     def opened(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -57,6 +77,7 @@ class Records:
           images, labels: of the others, [m, height, width, channels] uint8 and [m].
           included: [m], booleans.
         """
+        check(self.unit.column is None, "records of other units cannot join: leave out --unit.")
         with self.opened() as (own_images, own_labels):
             all_images = np.concatenate([own_images, images[included]])
             all_labels = np.concatenate([own_labels, labels[included].astype(np.int32)])
@@ -66,7 +87,7 @@ class Records:
         """sha256 of the records. A private number: it tells a resumed run that its data are the same."""
         digest = hashlib.sha256()
         with self.opened() as parts:
-            for part in parts:
+            for part in (*parts, *(() if self._unit_of is None else (self._unit_of,))):
                 digest.update(f"{part.dtype}{part.shape}".encode())
                 digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()

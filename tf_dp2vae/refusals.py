@@ -16,16 +16,25 @@ if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
 
 
+_NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
 def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
     """The number of classes of a decoder, 0 without a label input, after checking that the two networks fit together.
 
     Raises:
-      InvalidInputError: they are no functional models, or their shapes differ.
+      InvalidInputError: they are no functional models, compute in reduced precision, or their shapes differ.
     """
     for network in (encoder, decoder):
         check(
             isinstance(network, keras.Model) and bool(getattr(network, "inputs", None)),
             f"{getattr(network, 'name', network)} is no functional Keras model: build it with keras.Model(inputs, outputs).",
+        )
+        narrow = [layer.name for layer in network.layers if layer.compute_dtype in _NARROW]
+        check(
+            not narrow,
+            f"layers {', '.join(narrow)} compute in reduced precision, in which a clip is no bound: build the networks "
+            "under keras.config.set_dtype_policy('float32').",
         )
     check(
         len(encoder.outputs) == 2, f"the encoder has {len(encoder.outputs)} outputs: mean and log-variance are needed."

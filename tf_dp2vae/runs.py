@@ -1,6 +1,6 @@
 """A run's folder: what may be published and what never may, apart on disk.
 
-    runs/<name>/release/   sampler/, privacy.json, privacy.md, samples.png
+    runs/<name>/release/   sampler/, privacy.json, privacy.md, samples.png, SHA256SUMS
     runs/<name>/private/   README.md, ledger.jsonl, config.json, model.keras, history.csv, figures; mode 0700
 
 The private side exists from the first charge on; the release appears whole, at the end, or not at all. While a run is
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tf_dp2vae.checkpoints import Checkpoints
+from tf_dp2vae.checksums import write_checksums
 from tf_dp2vae.durable import StorageError, held, is_storage_fault, sync_folder, sync_tree, write_atomically
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.statement import NOT_PRIVATE
@@ -25,6 +26,7 @@ from tf_dp2vae.validation import InvalidInputError, check
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
+    from tf_dp2vae.records import Records
 
 _PRIVATE_README = """# Do not publish this folder
 
@@ -143,12 +145,21 @@ class RunFolder:
         """Everything that stays at home."""
         model.save(self.private / "model.keras")
 
-    def write_release(self, model: DP2VAE, figure_seed: int = 0) -> None:
+    def write_release(self, model: DP2VAE, records: Records | None = None, figure_seed: int = 0) -> None:
         """Sampler, statement and sample picture: functions of mechanism answers and public randomness alone.
 
         The folder appears whole, by one rename of what is on the device. Then nothing is left to resume.
+
+        Args:
+          model: a trained one.
+          records: what it was trained on, to look whether any of them stands in the release.
+          figure_seed: of the samples in the picture.
+
+        Raises:
+          ReleaseRefusedError: something stands in the release that must not; then there is none.
         """
         from tf_dp2vae.figures import sample_grid
+        from tf_dp2vae.release_scan import ReleaseRefusedError, refuse_leaks, secrets_of
 
         unfinished = self.path / ".release.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -160,6 +171,12 @@ class RunFolder:
         if not statement.private:
             (unfinished / "NOT-PRIVATE.md").write_text(f"**{NOT_PRIVATE}**\n", encoding="utf-8")
         sample_grid(unfinished / "sampler", unfinished / "samples.png", model.num_classes, figure_seed)
+        write_checksums(unfinished)
+        try:
+            refuse_leaks(unfinished, secrets_of(model, records, self.private))
+        except ReleaseRefusedError:
+            shutil.rmtree(unfinished)
+            raise
         sync_tree(unfinished)
         os.replace(unfinished, self.release)
         sync_folder(self.path)

@@ -1,8 +1,9 @@
 """Poisson batches of fixed shape.
 
-Each record is in a step's batch independently with probability q; that, and not shuffling, is what the accountant's
-amplification by sampling is proved for. A batch of random size is laid out in physical chunks of fixed shape with a 0/1
-mask, so that one compiled program serves every step and memory is a knob that cannot change privacy.
+Each unit (a record; with `units.bound_per_unit` a person with all kept records) is in a step's batch independently with
+probability q; that, and not shuffling, is what the accountant's amplification by sampling is proved for. A batch of random
+size is laid out in physical chunks of fixed shape with a 0/1 mask, so that one compiled program serves every step and
+memory is a knob that cannot change privacy.
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ class PoissonSource:
         self._records, self._entropy, self.num_weights = records, entropy, num_weights
         self.sampling_rate = sampling_rate
         self.physical_batch_size = physical_batch_size
-        expected = sampling_rate * records.num_records
+        most = records.unit.max_per_unit
+        expected = sampling_rate * min(records.num_records, records.num_units * most)
         # Room for eight deviations; a larger draw grows the layout (one recompilation) rather than being cut.
-        self._chunks = math.ceil((expected + 8 * math.sqrt(expected) + 8) / physical_batch_size)
+        self._chunks = math.ceil((expected + 8 * math.sqrt(expected * most) + 8 * most) / physical_batch_size)
 
     def draw(self) -> np.ndarray:
-        """The indices of one Poisson batch, ascending. Null records come last; drawn or not, they contribute nothing."""
-        uniform = self._entropy.generator().random(self._records.num_records)
-        with self._records.opened() as (images, _):
-            return np.flatnonzero(uniform[: len(images)] < self.sampling_rate)
+        """The indices of one Poisson batch, ascending: one coin a unit. A null record, drawn or not, contributes nothing."""
+        uniform = self._entropy.generator().random(self._records.num_units)
+        return self._records.members(uniform < self.sampling_rate)
 
     def batch(self) -> PoissonBatch:
         """One logical batch, as NumPy arrays."""

@@ -10,6 +10,7 @@ from tf_dp2vae.commands import TrainFlags
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior, NormalPrior, Prior
+from tf_dp2vae.randomness import Entropy, InsecureSeed, SystemEntropy
 from tf_dp2vae.records import Records, resized
 
 
@@ -49,3 +50,8 @@ def make_networks(flags: TrainFlags, records: Records, pretraining: Pretraining)
         return build_encoder(shape, latent, classes, 1, flags.seed), build_linear_decoder(shape, latent, classes)
     encoder = build_encoder(shape, flags.latent_dim, classes, flags.width, flags.seed)
     return encoder, build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1)
+
+
+def make_entropy(flags: TrainFlags) -> Entropy:
+    """The operating system, unless a seed was asked for by its name."""
+    return SystemEntropy() if flags.insecure_seed is None else InsecureSeed(flags.insecure_seed)

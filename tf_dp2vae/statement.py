@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from tf_dp2vae import accounting
-from tf_dp2vae.accounting import ADJACENCY, Event, Privacy
+from tf_dp2vae.accounting import Event, Privacy
+from tf_dp2vae.randomness import GRID
+from tf_dp2vae.units import Unit
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -19,6 +21,17 @@ GIVEN_ENCODER = (
 )
 INSECURE = "The noise was drawn from a seed: whoever knows the seed can subtract it. No guarantee holds."
 NOT_PRIVATE = "NOT PRIVATE: made from the records without clip and without noise, for comparison only. Do not publish."
+NO_SEARCH = "Not covered: how many other runs were looked at before these hyper-parameters were chosen."
+SEARCH_LEDGER = "Every run on the shared ledger is composed in epsilon; choosing by private metrics is not covered."
+SEARCH = (
+    "Releasing all trials, each like this one, would cost this epsilon; so does choosing one by looking at what they "
+    "released. Choosing by private metrics, such as losses on records, is not covered by any number of trials."
+)
+_SECURE = "keyed from the operating system, not stored"
+_GRID = (
+    f"float64, each answer rounded to a grid of at most 1/{round(1 / GRID)} of its noise's deviation, which hides what "
+    "floating-point does to a Gaussian's lowest bits"
+)
 _PACKAGES = ("tensorflow", "keras", "tensorflow-privacy", "dp-accounting", "numpy")
 
 
@@ -36,6 +49,8 @@ class Statement:
       shared_ledger: whether the ledger was given by path, to be shared by all runs on the data set.
       pretraining: in a few words.
       public_seed: of public randomness.
+      unit: whose data a neighbour differs by.
+      trials: how many runs like this one were tried to choose its hyper-parameters; None where nobody said.
     """
 
     privacy: Privacy
@@ -47,6 +62,8 @@ class Statement:
     shared_ledger: bool
     pretraining: str
     public_seed: int
+    unit: Unit = Unit()
+    trials: int | None = None
 
     @property
     def holds(self) -> bool:
@@ -65,13 +82,15 @@ class Statement:
             **(values if self.holds else dict.fromkeys(values)),
             "delta": self.privacy.delta,
             "accountant": self.privacy.accountant,
-            "adjacency": ADJACENCY,
+            "adjacency": self.unit.adjacency,
+            **self.unit.to_json(),
             "num_records": self.num_records,
             "l2_norm_clip": self.privacy.l2_norm_clip,
             "events": [{**event.to_json(), "budget_share": share} for event, share in zip(self.events, self._shares())],
             "pretraining": self.pretraining,
             "shared_ledger": self.shared_ledger,
             "noise": self._noise(),
+            "hyper_parameter_search": self._search(),
             "public_seed": self.public_seed,
             "versions": {package: version(package) for package in _PACKAGES},
         }
@@ -84,10 +103,22 @@ class Statement:
             }
         return entry
 
+    def _search(self) -> dict[str, Any]:
+        """What choosing hyper-parameters cost, as far as it is known."""
+        if self.trials is None or not self.holds:
+            return {"covered": False, "means": SEARCH_LEDGER if self.shared_ledger else NO_SEARCH}
+        return {"covered": True, "trials": self.trials, "epsilon": self.epsilon_of_trials, "means": SEARCH}
+
+    @property
+    def epsilon_of_trials(self) -> float:
+        """ε of as many runs like this one, all of them released: its events, composed that many times."""
+        events = tuple(replace(event, count=event.count * (self.trials or 1)) for event in self.events)
+        return accounting.epsilon(events, self.privacy.delta, self.privacy.accountant)
+
     def _noise(self) -> str:
         if not self.private:
             return "none"
-        return "keyed from the operating system, not stored" if self.secure_noise else INSECURE
+        return f"{_SECURE}; {_GRID}" if self.secure_noise else INSECURE
 
     def _shares(self) -> list[float]:
         """Each event's fraction of Σ count·q²/σ², rounded: where the budget went, to first order."""
@@ -129,18 +160,17 @@ class Statement:
             ]
         return [
             f"**Everything in this folder is ({self.epsilon():.4f}, {delta:g})-differentially private** with respect to "
-            f"the {self.num_records:,} records it was made from, end to end (calibrated by {name}; {both})."
+            f"{self._whom()}, end to end (calibrated by {name}; {both})."
         ]
 
     def _meaning(self) -> list[str]:
         if not self.holds:
             return ["Do not publish this as a private release."]
-        epsilon = self.epsilon()
+        epsilon, one = self.epsilon(), "record" if self.unit.column is None else "person"
         ratio = f"{2.718281828459045**epsilon:.2f}" if epsilon < 20 else "an astronomically large number"
         return [
-            "What that means. Unit: one record (an image and its label). Neighbours: one record replaced by a null record "
-            f"that contributes nothing, N equal. Whatever anyone concludes from this release, the odds of it change by a "
-            f"factor of at most {ratio} (= e^ε) through any one record, except with probability δ. Replacing one record by "
+            f"What that means. {self._neighbours()} Whatever anyone concludes from this release, the odds of it change by a "
+            f"factor of at most {ratio} (= e^ε) through any one {one}, except with probability δ. Replacing one {one} by "
             f"another is two such changes: at most (2ε, (1 + e^ε)·δ).",
             "",
             f"Pre-training: {self.pretraining}. The ledger "
@@ -149,7 +179,34 @@ class Statement:
                 if self.shared_ledger
                 else "is this run's own: other runs on the same records add to the cost and are not counted here."
             ),
+            *self._search_in_words(),
         ]
+
+    def _search_in_words(self) -> list[str]:
+        if self.trials is None:
+            return []
+        return [
+            "",
+            f"Hyper-parameter search: {self.trials} trials, ε = {self.epsilon_of_trials:.4f} at δ = {self.privacy.delta:g}. "
+            + SEARCH,
+        ]
+
+    def _whom(self) -> str:
+        if self.unit.column is None:
+            return f"the {self.num_records:,} records it was made from"
+        return f"each of the {self.unit.num_units:,} persons whose {self.num_records:,} records it was made from"
+
+    def _neighbours(self) -> str:
+        if self.unit.column is None:
+            return (
+                "Unit: one record (an image and its label), not one person. Neighbours: one record replaced by a null "
+                "record that contributes nothing, N equal."
+            )
+        return (
+            f"Unit: one person, that is all records of one value of {self.unit.column}, of which at most "
+            f"{self.unit.max_per_unit} were used. Neighbours: all records of one person replaced by null records that "
+            "contribute nothing, the numbers of records and of persons equal."
+        )
 
     def _events_table(self) -> list[str]:
         rows = [
@@ -169,9 +226,10 @@ class Statement:
 
     def _not_covered(self) -> list[str]:
         return [
-            "Not covered: choosing hyper-parameters, or when to stop, by looking at private metrics; several records of "
-            "one person (the unit is the record); what the private folder of the run holds; timing and memory side "
-            "channels while training; the finite precision of floating-point noise."
+            "Not covered: choosing hyper-parameters, or when to stop, by looking at private metrics; "
+            + ("several records of one person (the unit is the record); " if self.unit.column is None else "")
+            + "what the private folder of the run holds; timing and memory side "
+            "channels while training; the rounding of float32 gradients before they are noised."
         ]
 
     def dumps(self) -> str:
@@ -193,8 +251,10 @@ def statement_of(model: DP2VAE) -> Statement:
         events=model.ledger.events,
         end_to_end=model.pretraining.end_to_end,
         private=model.pretraining.private,
-        secure_noise=model.mechanisms.entropy.secure,
+        secure_noise=model.secure_noise,
         shared_ledger=model.ledger.shared,
         pretraining=model.pretraining.describe(),
         public_seed=model.seed,
+        unit=model.unit,
+        trials=model.trials,
     )

@@ -26,13 +26,14 @@ def check_positive(way_out: str = "", **values: float) -> None:
         )
 
 
-def check_whole(minimum: int = 1, way_out: str = "", **values: int) -> None:
-    """Each value is a whole number of at least `minimum`."""
+def check_whole(minimum: int = 1, way_out: str = "", maximum: int | None = None, **values: int) -> None:
+    """Each value is a whole number of at least `minimum`, and at most `maximum` where there is one."""
     for name, value in values.items():
         check(
             isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
             _sentence(f"{name}={value!r} must be a whole number of at least {minimum}", way_out),
         )
+        check(maximum is None or value <= maximum, _sentence(f"{name}={value!r} must be at most {maximum}", way_out))
 
 
 def check_between(low: float, high: float, way_out: str = "", **values: float) -> None:

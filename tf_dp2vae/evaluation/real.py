@@ -80,11 +80,12 @@ def _training_flags(run: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{file} is damaged ({error}): name the data by --dataset or --data.") from error
 
 
 def _path(text: str | None) -> Path | None:
+    check(text is None or isinstance(text, str), f"config.json names data={text!r:.50}: name the data by --data.")
     return Path(text) if text and text != "None" else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_dp2vae.checksums import verify_checksums
 from tf_dp2vae.validation import InvalidInputError, check
 
 _CHUNK = 1000
@@ -57,7 +59,7 @@ def read_release(run: Path) -> Release:
       InvalidInputError: the folder is no run, or its release is incomplete or damaged.
     """
     folder = run / "release"
-    check(folder.is_dir(), f"{run} is no run: it has no folder release/ (train.py makes runs/<name>/release).")
+    check(os.path.isdir(folder), f"{run} is no run: it has no folder release/ (train.py makes runs/<name>/release).")
     statement = folder / "privacy.json"
     check(statement.is_file(), f"{folder} has no privacy.json: a release without its statement is not evaluated.")
     try:
@@ -65,10 +67,11 @@ def read_release(run: Path) -> Release:
         epsilon, end_to_end, delta = content["epsilon"], content["end_to_end"], content["delta"]
         given = (content.get("given_encoder") or {}).get("epsilon")
         numbers = [float(number) for number in (epsilon, given, delta) if number is not None]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInputError(f"{statement} is damaged ({error}): train again.") from error
     check(all(number >= 0 for number in numbers), f"{statement} is damaged: it states numbers below 0 or none at all.")
     check((epsilon is None) or end_to_end, f"{statement} is damaged: it states an epsilon without a guarantee.")
+    verify_checksums(folder)
     try:
         sampler = tf.saved_model.load(str(folder / "sampler"))
         conditional = len(sampler.sample.input_signature) == 3

@@ -1,0 +1,51 @@
+"""What the statement says of hyper-parameter search, and that it never says more than holds."""
+
+from dataclasses import replace
+
+import dp_accounting
+import pytest
+from dp_accounting import rdp
+
+from tf_dp2vae.accounting import Event, Privacy, epsilon
+from tf_dp2vae.statement import Statement
+
+EVENTS = (Event("class statistics", 30.0), Event("clipped gradient sum", 2.0, 0.01, 300))
+ONE = Statement(Privacy(1.0), 1000, EVENTS, True, True, True, False, "dreams", 0)
+
+
+def test_trials_compose_as_often_as_they_were_run():
+    entry = replace(ONE, trials=7).to_json()
+    judge = rdp.RdpAccountant()
+    for event in entry["events"] * 7:
+        one = dp_accounting.GaussianDpEvent(event["noise_multiplier"])
+        if event["sampling_rate"] < 1:
+            one = dp_accounting.PoissonSampledDpEvent(event["sampling_rate"], one)
+        judge.compose(dp_accounting.SelfComposedDpEvent(one, event["count"]))
+    search = entry["hyper_parameter_search"]
+    assert search["covered"] and search["trials"] == 7
+    assert search["epsilon"] == pytest.approx(judge.get_epsilon(1e-5), rel=5e-3)
+    assert search["epsilon"] > entry["epsilon"] == pytest.approx(epsilon(EVENTS, 1e-5))
+    assert "private metrics" in search["means"]
+    words = str(replace(ONE, trials=7))
+    assert f"7 trials, ε = {search['epsilon']:.4f}" in words and "private metrics" in words
+
+
+def test_one_trial_costs_what_the_run_costs():
+    entry = replace(ONE, trials=1).to_json()
+    assert entry["hyper_parameter_search"]["epsilon"] == entry["epsilon"]
+
+
+def test_without_trials_search_is_said_not_to_be_covered():
+    search = ONE.to_json()["hyper_parameter_search"]
+    assert search["covered"] is False and "Not covered" in search["means"] and "epsilon" not in search
+    shared = replace(ONE, shared_ledger=True).to_json()["hyper_parameter_search"]
+    assert shared["covered"] is False and "shared ledger" in shared["means"]
+    assert "choosing hyper-parameters" in str(ONE)
+
+
+@pytest.mark.parametrize("lost", ["end_to_end", "secure_noise", "private"])
+def test_no_number_of_trials_brings_a_lost_guarantee_back(lost):
+    statement = replace(ONE, trials=5, **{lost: False})
+    entry = statement.to_json()
+    assert entry["epsilon"] is None and "epsilon" not in entry["hyper_parameter_search"]
+    assert "5 trials" not in str(statement)
