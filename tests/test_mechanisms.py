@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, SHAPE, Silence, images_and_labels, randomised, relative_error, some_records
+from conftest import CLASSES, SHAPE, Silence, images_and_labels, randomised, relative_error, smoothed, some_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -24,12 +24,6 @@ EXACT = Event("class statistics", 1e-9)
 """With `Silence` it shows the truth: answers are rounded to a grid as fine as the noise is small."""
 UNLIKELY = 1e-6
 PIXELS = int(np.prod(SHAPE))
-
-
-def smoothed(values):
-    """Grid points in units of the deviation, spread evenly over their cells: Kolmogorov and Smirnov know no steps."""
-    step = min(np.diff(np.unique(np.round(values, 9))))
-    return values + np.random.default_rng(0).uniform(-step / 2, step / 2, values.shape)
 
 
 # --- the gradient sum ---
