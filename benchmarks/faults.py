@@ -4,9 +4,10 @@
     python benchmarks/faults.py --table    # prints what there is
 
 A small training on 2,000 MNIST images, through `train.py`, is killed (SIGKILL) at a random one of its steps and writes, a
-random moment later; resumed by `--resume` and killed again, until it ends. Other runs get a file damaged before they are
-resumed, or a disk that takes no more. Each trial is judged from outside: by what a witness inside the process wrote into a
-pipe whenever a mechanism answered and whenever an answer was used, by a reading of the ledger's lines as plain JSON, and by
+random moment later; resumed by `--resume` and killed again, until it ends. Three of four such processes run TensorFlow's
+functions eagerly: to trace them costs more than so small a training. Other runs get a file damaged before they are resumed,
+or a disk that takes no more. Each trial is judged from outside: by what a witness inside the process wrote into a pipe
+whenever a mechanism answered and whenever an answer was used, by a reading of the ledger's lines as plain JSON, and by
 dp_accounting alone.
 
 `right`: a killed run goes on and ends with the charges of its plan, a whole release, and the ε that it states; what cannot
@@ -33,6 +34,7 @@ from pathlib import Path
 
 import dp_accounting
 import numpy as np
+import tensorflow as tf
 from checkout import ROOT
 from dp_accounting import rdp
 from simple_parsing import ArgumentParser, DashVariant
@@ -92,7 +94,7 @@ def run(
     folder: Path,
     kill_when: Callable[[bytes], bool] | None = None,
     delay: float = 0.0,
-    before: Callable[[], None] = lambda: None,
+    before: Callable[[], None] | None = None,
 ) -> Ended:
     """`train.py` in a process of its own, forked so that TensorFlow is imported once.
 
@@ -115,14 +117,15 @@ def run(
     return Ended(os.waitstatus_to_exitcode(status), (folder / "stderr").read_text(errors="replace"), told)
 
 
-def _become_training(arguments: list[str], folder: Path, pipe: int, before: Callable[[], None]) -> None:
+def _become_training(arguments: list[str], folder: Path, pipe: int, before: Callable[[], None] | None) -> None:
     code = 1
     try:
         for stream, name in ((1, "stdout"), (2, "stderr")):
             opened = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             os.dup2(opened, stream)
         Witness(pipe).install()
-        before()
+        if before is not None:
+            before()
         sys.argv = ["train.py", *arguments]
         train.main()
         code = 0
@@ -276,6 +279,14 @@ class Rows:
         return "\n".join(lines)
 
 
+_EAGER = 0.75
+"""Part of the killed processes that run TensorFlow's functions eagerly."""
+
+
+def _eagerly() -> None:
+    tf.config.run_functions_eagerly(True)
+
+
 # --- Trials ---------------------------------------------------------------------------------------------------------------
 
 
@@ -303,7 +314,8 @@ def kill_chains(rows: Rows, folder: Path, data: list[str], kills: int, chance: r
             if not begun:
                 shutil.rmtree(path, ignore_errors=True)
             arguments = [*(["--resume", str(path)] if begun else new), *seconds]
-            ended = run(arguments, folder, lambda told, m=moment: told.count(b"\n") >= m, delay)
+            eagerly = _eagerly if chance.random() < _EAGER else None
+            ended = run(arguments, folder, lambda told, m=moment: told.count(b"\n") >= m, delay, eagerly)
             judge.hear(ended.told)
             if ended.code != -signal.SIGKILL:
                 break
