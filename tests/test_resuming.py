@@ -148,18 +148,22 @@ def play(monkeypatch, tmp_path, answers, **arguments):
     return model
 
 
-@pytest.mark.parametrize(
-    "seconds, pretraining",
-    [(0.0, Dreams(steps=3, sleep_steps=2)), (1e6, Dreams(steps=3, sleep_steps=2)), (0.0, Unprotected(epochs=1))],
-    ids=["checkpoints at every step", "answers since the last phase", "published"],
-)
+KILLS = [(14, "after"), (22, "before"), (23, "after")]
+"""In pre-training on dreams, then in the private phase."""
+KILLED_RUNS = {
+    "checkpoints at every step": (0.0, Dreams(steps=3, sleep_steps=2), KILLS),
+    "answers since the last phase": (1e6, Dreams(steps=3, sleep_steps=2), KILLS),
+    "published": (0.0, Unprotected(epochs=3), [(7, "after"), (12, "before"), (14, "after")]),
+}
+
+
+@pytest.mark.parametrize("seconds, pretraining, kills", KILLED_RUNS.values(), ids=KILLED_RUNS)
 def test_killed_and_resumed_run_ends_where_an_unbroken_one_with_its_answers_does(
-    tmp_path, monkeypatch, seconds, pretraining
+    tmp_path, monkeypatch, seconds, pretraining, kills
 ):
     options = {"seconds": seconds, "pretraining": pretraining}
     with monkeypatch.context() as patch:
         used = Given(patch)
-        kills = [(14, "after"), (22, "before"), (23, "after")]
         resumed = killed_until_it_ends(tmp_path, monkeypatch, kills, **options)
     charges = Ledger(tmp_path / "ledger", 48).charges
     assert len(charges) == len(resumed.plan.releases) + ROUNDS * STEPS
