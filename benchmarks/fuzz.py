@@ -1,6 +1,6 @@
 """Bad input of every kind, thousands of times: each case is refused in one line, or used.
 
-    python benchmarks/fuzz.py                  # all kinds; writes benchmarks/results/fuzz.json, prints the table
+    python benchmarks/fuzz.py                  # all kinds; keeps rows in benchmarks/results/fuzz.json, prints them
     python benchmarks/fuzz.py --kinds npz --cases 50 --seed 7
 
 A case is wrong when anything but a refusal comes out (a traceback, two lines, no way out), when a refused run leaves
@@ -627,6 +627,15 @@ def fuzz(kind: str, cases: int, seed: int, world: World) -> tuple[Counter[str], 
     return counts, wrong
 
 
+def keep(row: dict[str, Any]) -> None:
+    """Puts the row in place of an earlier one of its kind."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    others = {entry["kind"]: entry for entry in rows if entry["kind"] in KINDS} | {row["kind"]: row}
+    RESULTS.write_text(
+        json.dumps([others[kind] for kind in KINDS if kind in others], indent=1) + "\n", encoding="utf-8"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default=",".join(KINDS), help="separated by commas")
@@ -643,9 +652,9 @@ def main() -> None:
             rows.append(row)
             print(f"{kind:>18} {row['tried']:>6} {row[REFUSED]:>8} {row[ACCEPTED]:>9} {row['wrong']:>6}", flush=True)
             print(*(f"    {line}" for line in wrong), sep="\n", end="\n" if wrong else "", flush=True)
+            if arguments.cases is None:
+                keep(row)
     print(f"{'together':>18} {sum(row['tried'] for row in rows):>6} cases, {sum(row['wrong'] for row in rows)} wrong")
-    if arguments.kinds == ",".join(KINDS) and arguments.cases is None:
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
