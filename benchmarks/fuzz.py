@@ -5,12 +5,13 @@
 
 A case is wrong when anything but a refusal comes out (a traceback, two lines, no way out), when a refused run leaves
 something behind, when a pickle is opened, or when it takes more than a minute. Cases run in one process, but for damaged
-SavedModels: those run TensorFlow's own readers, so each gets a process that may die without taking the rest with it.
+SavedModels: those run TensorFlow's own readers, so they get a process that may die without taking the rest with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 import multiprocessing
@@ -571,7 +572,7 @@ _MAY_DIE = ("SavedModel",)
 # --- Running --------------------------------------------------------------------------------------------------------------
 
 
-def outcome(kind: str, world: World, seed: int) -> str:
+def outcome(kind: str, seed: int, world: World) -> str:
     """`refused`, `accepted`, or what went wrong."""
 
     def too_long(*_: Any) -> None:
@@ -600,27 +601,48 @@ def _where(error: BaseException) -> str:
     return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
 
 
-def outcome_apart(kind: str, world: World, seed: int) -> str:
-    """The same in a process of its own, whose death is an outcome too."""
-    here, there = multiprocessing.get_context("fork").Pipe()
-    child = multiprocessing.get_context("fork").Process(target=lambda: there.send(outcome(kind, world, seed)))
-    child.start()
-    there.close()
-    try:
-        return here.recv() if here.poll(2 * SECONDS) else "took too long"
-    except EOFError:
-        return "the process died"
-    finally:
-        child.kill()
-        child.join()
+class Apart:
+    """A process that runs cases one after the other; where it dies or hangs, that is an outcome, and another takes over.
+
+    It is started afresh, not forked: TensorFlow's threads do not survive a fork.
+    """
+
+    def __init__(self, world: World):
+        self._world = copy.copy(world)
+        self._world.release = None  # type: ignore[assignment]  # a SavedModel cannot be sent
+        self._child: Any = None
+
+    def outcome(self, kind: str, seed: int) -> str:
+        """As `outcome` below says."""
+        if self._child is None:
+            context = multiprocessing.get_context("spawn")
+            self._pipe, there = context.Pipe()
+            self._child = context.Process(target=_serve, args=(there, self._world), daemon=True)
+            self._child.start()
+            there.close()
+        self._pipe.send((kind, seed))
+        try:
+            if self._pipe.poll(4 * SECONDS):
+                return self._pipe.recv()
+            result = "took too long"
+        except EOFError:
+            result = "the process died"
+        self._child.kill()
+        self._child = None
+        return result
+
+
+def _serve(pipe: Any, world: World) -> None:
+    while True:
+        pipe.send(outcome(*pipe.recv(), world=world))
 
 
 def fuzz(kind: str, cases: int, seed: int, world: World) -> tuple[Counter[str], list[str]]:
     """Runs the cases of a kind; their outcomes, and a line for each that was wrong."""
     counts: Counter[str] = Counter()
-    wrong = []
+    wrong, apart = [], Apart(world)
     for case in range(seed, seed + cases):
-        result = (outcome_apart if kind in _MAY_DIE else outcome)(kind, world, case)
+        result = apart.outcome(kind, case) if kind in _MAY_DIE else outcome(kind, case, world)
         counts[result if result in (REFUSED, ACCEPTED) else "wrong"] += 1
         if result not in (REFUSED, ACCEPTED):
             wrong.append(f"{kind}, seed {case}: {result}")
