@@ -3,9 +3,10 @@
     python benchmarks/speed.py --peers .venv-bench/bin/python
 
 Every engine takes the whole step: encoder forward, clipped sum, noise, Adam. Each runs in a process of its own, so that its
-memory is its own; they take turns step by step, and those that wait are stopped, so that what else the machine does falls
-on all alike. Figures are medians of one run. Without `--peers` (an interpreter with requirements-bench.txt) only the
-TensorFlow engines run. Rows go to benchmarks/results/speed.json, the pictures to benchmarks/results/speed.png.
+memory is its own; they take turns of a tenth of a second (at least one step), and those that wait are stopped, so that what
+else the machine does falls on all alike. Figures are medians of turns. Without `--peers` (an interpreter with
+requirements-bench.txt) only the TensorFlow engines run. Rows go to benchmarks/results/speed.json, the pictures to
+benchmarks/results/speed.png. A run that was cut short goes on with `--resume`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -38,12 +40,19 @@ ORDINARY, OURS = ("non-private", "non-private-no-xla"), "book-keeping-no-xla"
 OWN = [*ORDINARY, "book-keeping", OURS]
 PEERS = ["opacus-hooks", "opacus-functorch", "opacus-ghost", "jax-vmap", "torch-non-private", "jax-non-private"]
 # tensorflow-privacy's Jacobian needs more memory or minutes than a laptop has on the larger ones.
-EXTRA = {("mnist-conv", 256): ["tfp-vectorized", "tfp-loop"], ("table-mlp", 256): ["tfp-vectorized", "tfp-loop"]}
+EXTRA = {("mnist-conv", 256): ["tfp-loop"], ("table-mlp", 256): ["tfp-vectorized", "tfp-loop"]}
 CELLS = [
-    *(("mnist-conv", batch) for batch in (64, 256, 1024, 4096)),
-    *(("colour-conv", batch) for batch in (256, 1024)),
-    *(("table-mlp", batch) for batch in (256, 1024, 4096)),
+    *((network, 256) for network in ("mnist-conv", "table-mlp")),
+    *((network, batch) for batch in (1024, 4096) for network in ("mnist-conv", "table-mlp")),
+    *(("mnist-conv", 64), ("table-mlp", 64)),
+    *(("colour-conv", batch) for batch in (256, 64, 1024)),
 ]
+# oneDNN's kernels are TensorFlow's own choice on some processors and have to be asked for on others; the ordinary step is
+# faster with them too.
+KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "1"}
+HEADER = (
+    "| network | batch | draws | engine | ms a step | ratio | peak MiB | ratio |\n|---|---|---|---|---|---|---|---|"
+)
 GROWTH = [("weights:1", 1), ("weights:8", 1), ("side:1", 1), ("side:3", 1), ("mnist-conv", 4)]
 
 
@@ -53,11 +62,15 @@ class Flags:
 
     Attributes:
       peers: the interpreter of an environment with requirements-bench.txt; empty leaves its engines out.
-      seconds: of timed steps for each engine and batch; at least three steps, at most 21.
+      turns: for each engine and batch; three where a step takes a second or more.
+      resume: measure only what speed.json does not hold yet.
+      table: measure nothing; print the table of speed.json and draw its pictures.
     """
 
     peers: str = ""
-    seconds: float = 1.5
+    turns: int = 11
+    resume: bool = False
+    table: bool = False
 
 
 class Worker:
@@ -75,7 +88,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": PATH},
+            env={**os.environ, **KERNELS, "PYTHONPATH": PATH},
         )
         self._command = f"PYTHONPATH={PATH} {' '.join(command)}"
 
@@ -123,19 +136,19 @@ def workers(engines: list[str], network: str, batch: int, draws: int, peers: str
 def measure(engines: list[str], network: str, batch: int, draws: int, flags: Flags) -> list[dict]:
     """Interleaved timings, then peak memory, of all engines on one network and batch."""
     with workers(engines, network, batch, draws, flags.peers) as running:
-        times = {worker.engine: [worker.ask("step")] for worker in running}
-        wanted = {name: min(max(round(1e3 * flags.seconds / first[0]), 3), 21) for name, first in times.items()}
-        for repetition in range(max(wanted.values())):
+        times: dict[str, list[float]] = {worker.engine: [] for worker in running}
+        for turn in range(flags.turns):
             for worker in running:
-                if repetition < wanted[worker.engine]:
-                    times[worker.engine].append(worker.ask("step"))
+                known = times[worker.engine]
+                if turn < 3 or min(known) < 1e3:
+                    known.append(worker.ask("step"))
         rows = [
             {
                 "network": network,
                 "batch": batch,
                 "draws": draws,
                 "engine": worker.engine,
-                "median_ms": round(median(times[worker.engine][1:]), 2),
+                "median_ms": round(median(times[worker.engine]), 2),
                 "peak_mib": round(worker.ask("memory")),
             }
             for worker in running
@@ -186,31 +199,45 @@ def draw(rows: list[dict], growth: list[dict], file: Path) -> None:
     plt.close(figure)
 
 
+def engines_for(network: str, batch: int, peers: bool) -> list[str]:
+    """Everybody at batch 256, ours and the ordinary step elsewhere."""
+    if batch != 256:
+        return [*ORDINARY, OURS]
+    return [*OWN, *EXTRA.get((network, batch), []), *(PEERS if peers else [])]
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the figures hold for."""
+    told = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", told.read_text(encoding="utf-8")) if told.exists() else []
+    processor = names[0] if names else platform.machine()
+    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), **KERNELS}
+
+
+def versions(peers: bool) -> dict[str, str]:
+    """Of the packages that were timed."""
+    own = {package: version(package) for package in ("tensorflow", "keras", "tensorflow-privacy", "numpy")}
+    pins = (ROOT / "requirements-bench.txt").read_text(encoding="utf-8").split()
+    return own | dict(pin.split("==") for pin in pins if "==" in pin and peers)
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
     parser.add_arguments(Flags, dest="flags")
     flags = parser.parse_args().flags
-    rows: list[dict] = []
-    print(
-        "| network | batch | draws | engine | ms a step | ratio | peak MiB | ratio |\n|---|---|---|---|---|---|---|---|"
-    )
-    for network, batch in CELLS:
-        engines = OWN if batch == 256 else [ORDINARY[1], OURS]
-        peers = PEERS if flags.peers and batch == 256 else []
-        rows += measure([*engines, *EXTRA.get((network, batch), []), *peers], network, batch, 1, flags)
-    growth = [row for network, draws in GROWTH for row in measure([ORDINARY[1], OURS], network, 256, draws, flags)]
-    packages = ("tensorflow", "keras", "tensorflow-privacy", "numpy")
-    pins = (ROOT / "requirements-bench.txt").read_text(encoding="utf-8").split()
-    result = {
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {package: version(package) for package in packages}
-        | dict(pin.split("==") for pin in pins if "==" in pin and flags.peers),
-        "rows": rows,
-        "growth": growth,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    draw(rows, growth, RESULTS / "speed.png")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no engine is left behind, stopped
+    file = RESULTS / "speed.json"
+    kept = json.loads(file.read_text(encoding="utf-8")) if flags.resume or flags.table else {"rows": [], "growth": []}
+    result = {"machine": machine(), "versions": versions(bool(flags.peers))} | kept
+    cells = [("rows", network, batch, 1, engines_for(network, batch, bool(flags.peers))) for network, batch in CELLS]
+    cells += [("growth", network, 256, draws, [*ORDINARY, OURS]) for network, draws in GROWTH]
+    for section, network, batch, draws, engines in cells if not flags.table else []:
+        known = {(row["network"], row["batch"], row["draws"]) for row in result[section]}
+        if (network, batch, draws) not in known:
+            result[section] += measure(engines, network, batch, draws, flags)
+            file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(HEADER, table(result["rows"]), table(result["growth"]), sep="\n")
+    draw(result["rows"], result["growth"], RESULTS / "speed.png")
 
 
 if __name__ == "__main__":

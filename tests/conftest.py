@@ -54,8 +54,8 @@ def tiny_model(classes=CLASSES, **arguments):
     """A compiled DP2VAE of some hundred weights whose fit takes seconds."""
     encoder = build_encoder(SHAPE, LATENT, classes, width=1)
     decoder = build_decoder(SHAPE, LATENT, classes, width=2)
-    arguments = {"pretraining": NoPretraining(), "prior": NormalPrior(), **arguments}
-    model = DP2VAE(encoder, decoder, physical_batch_size=16, **arguments)
+    arguments = {"pretraining": NoPretraining(), "prior": NormalPrior(), "physical_batch_size": 16, **arguments}
+    model = DP2VAE(encoder, decoder, **arguments)
     model.compile("dp-adam")
     return model
 
@@ -120,7 +120,7 @@ def remembered_plans():
 def trained():
     """One labelled model after its whole training, shared by tests that only look at it."""
     keras.utils.set_random_seed(0)
-    model = tiny_model(pretraining=DREAMS, prior=None)
+    model = tiny_model(pretraining=DREAMS, prior=None, physical_batch_size=None)
     images, labels = images_and_labels(48)
     history = model.fit(images, labels, batch_size=12, epochs=2, steps_per_epoch=3, verbose=0)
     return model, history

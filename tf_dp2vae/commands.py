@@ -97,7 +97,8 @@ class TrainFlags:
       public_dataset: a public data set (as for --dataset) for --pretrain public.
       public_data: a public .npz (as for --data) for --pretrain public; images are resized to the records'.
       engine: how clipped gradients are computed - book-keeping (fast) or reference (tensorflow-privacy's own).
-      physical_batch_size: records processed at once; memory against speed, no effect on privacy.
+      physical_batch_size: records processed at once; memory against speed, no effect on privacy; by default chosen from
+        the networks' shapes.
       seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
       insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee.
       trials: how many runs were tried to choose these flags; the statement then tells what releasing all would cost.
@@ -135,7 +136,7 @@ class TrainFlags:
     public_dataset: str | None = None
     public_data: Path | None = None
     engine: Literal["book-keeping", "reference"] = "book-keeping"
-    physical_batch_size: int = 256
+    physical_batch_size: int | None = None
     seed: int = 0
     insecure_seed: int | None = None
     trials: int | None = None
@@ -151,7 +152,8 @@ class TrainFlags:
         check_choice(("book-keeping", "reference"), engine=self.engine)
         check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)
-        check_whole(maximum=_MOST_AT_ONCE, physical_batch_size=self.physical_batch_size)
+        if self.physical_batch_size is not None:
+            check_whole(maximum=_MOST_AT_ONCE, physical_batch_size=self.physical_batch_size)
         check_whole(
             maximum=_LONGEST,
             max_per_unit=self.max_per_unit,

@@ -103,14 +103,15 @@ class BookKeepingEngine:
 
     def clipped_sum(self, loss, batch, mask, variables, l2_norm_clip):
         examples = mask.shape[0]
-        batch, mask = _without_non_finite(batch, mask)
+        # Examples do not mix, so what is not finite stays in its own example, which weight zero silences in the end.
+        kept = tf.cast(mask, tf.float32) * tf.cast(_finite_examples(batch), tf.float32)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             taps = Taps(tape)
             losses = loss(taps.apply, batch)
             total = tf.reduce_sum(losses)
         found = taps.gradients(total, variables, examples)
         norms = tf.sqrt(tf.add_n([gradient.squared_norms() for gradient in found.values()]))
-        weights = clip_weights(norms, losses, mask, l2_norm_clip)
+        weights = clip_weights(norms, losses, kept, l2_norm_clip)
         flat = dict(zip(found, weighted_sums(list(found.values()), norms, weights)))
         sums = [
             tf.reshape(flat[id(variable)], variable.shape) if id(variable) in flat else tf.zeros(variable.shape)
@@ -200,14 +201,13 @@ def _without_non_finite(batch: Any, mask: tf.Tensor) -> tuple[Any, tf.Tensor]:
 
 
 def _finite_examples(batch: Any) -> tf.Tensor:
-    """[examples], whether every number of the example is finite."""
-    # The least of zeros and ones: TensorFlow reduces floats many at a time, booleans one by one.
-    flags = [
-        tf.reduce_min(tf.cast(tf.math.is_finite(tf.reshape(leaf, [leaf.shape[0], -1])), tf.float32), axis=1)
+    """[examples], whether the numbers of the example, and their sum, are finite."""
+    sums = [
+        tf.reduce_sum(tf.reshape(leaf, [leaf.shape[0], -1]), axis=1)
         for leaf in tf.nest.flatten(batch)
         if leaf.dtype.is_floating
     ]
-    return tf.reduce_min(tf.stack(flags), axis=0) > 0
+    return tf.reduce_all(tf.math.is_finite(tf.stack(sums)), axis=0)
 
 
 def _null_where(condition: tf.Tensor, batch: Any) -> Any:

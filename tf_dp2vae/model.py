@@ -25,6 +25,7 @@ from tf_dp2vae.accounting import Plan, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms
 from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, StepsDone, refuse_private_control
 from tf_dp2vae.checkpoints import Checkpoints, Phase
+from tf_dp2vae.chunks import chunk_size
 from tf_dp2vae.gradients import Apply, EngineName, make_engine, plain_apply
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
@@ -42,6 +43,8 @@ from tf_dp2vae.statement import Statement, statement_of
 from tf_dp2vae.terms import terms_of
 from tf_dp2vae.units import Unit
 from tf_dp2vae.validation import InvalidInputError, check, check_whole
+
+_VALIDATED_AT_ONCE = 256
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -67,7 +70,7 @@ class DP2VAE(keras.Model):
         prior: Prior | None = None,
         draws: int = 1,
         engine: EngineName = "book-keeping",
-        physical_batch_size: int = 256,
+        physical_batch_size: int | None = None,
         seed: int = 0,
         trials: int | None = None,
         ledger: Ledger | None = None,
@@ -89,7 +92,8 @@ class DP2VAE(keras.Model):
           prior: how the latent prior is made after training.
           draws: K latent draws of each example, averaged before clipping.
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
-          physical_batch_size: examples processed at once; memory against speed, never privacy.
+          physical_batch_size: examples processed at once; memory against speed, never privacy. None: from shapes
+            (`chunks`).
           seed: of public randomness (pre-training, sleep). Private randomness has no seed.
           trials: how many runs like this one were tried to choose the arguments; for the statement.
           ledger: what the training is charged to; by default one in memory of the model's own.
@@ -106,7 +110,7 @@ class DP2VAE(keras.Model):
         super().__init__(**kwargs)
         self.encoder, self.decoder = encoder, decoder
         self.num_classes = check_networks(encoder, decoder)
-        check_whole(draws=draws, physical_batch_size=physical_batch_size)
+        check_whole(draws=draws, physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
         self.pretraining = pretraining or default_pretraining()
@@ -418,9 +422,12 @@ class DP2VAE(keras.Model):
         assert self.plan is not None
         self.encoder.trainable = not self.pretraining.freezes_encoder
         num_weights = sum(math.prod(variable.shape) for variable in self.trainable_variables)
+        size = self.physical_batch_size or chunk_size(
+            self.private_networks, records.num_records, self.plan.sampling_rate, self.draws
+        )
         # A stream of its own: batches and noise are drawn ahead, on another thread.
         entropy = self.mechanisms.entropy.stream()
-        source = PoissonSource(records, self.plan.sampling_rate, self.physical_batch_size, entropy, num_weights)
+        source = PoissonSource(records, self.plan.sampling_rate, size, entropy, num_weights)
         self._engine = make_engine(self.engine, self.private_networks)
         self.optimizer.configure(
             self.privacy.l2_norm_clip,
@@ -459,7 +466,9 @@ class DP2VAE(keras.Model):
             return None
         images, labels = (*data, None)[:2]
         labels = np.zeros(len(images), np.int32) if labels is None else labels
-        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(self.physical_batch_size)
+        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(
+            self.physical_batch_size or _VALIDATED_AT_ONCE
+        )
 
     # --- What comes out ---------------------------------------------------------------------------------------------
 

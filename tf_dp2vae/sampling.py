@@ -117,7 +117,7 @@ class PoissonSource:
             tf.TensorSpec([2], tf.int64),
             tf.TensorSpec([self.num_weights], tf.float64),
         )
-        return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
+        return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1)
 
 
 def unprotected_batches(records: Records, batch_size: int, seed: int) -> tf.data.Dataset:

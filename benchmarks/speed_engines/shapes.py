@@ -20,7 +20,7 @@ class Shapes:
       dense: units of the hidden dense layers, all ReLU.
       start: (height, width, channels) that the last of them is reshaped to, where convolutions follow.
       filters: of transposed convolutions 4×4 with stride 2, ReLU between them.
-      physical: examples that our engine holds at once; convolutions hold much an example, dense layers little.
+      physical: examples that our engine holds at once; None for the library's own choice.
     """
 
     image: tuple[int, int, int]
@@ -28,7 +28,7 @@ class Shapes:
     dense: tuple[int, ...]
     start: tuple[int, int, int] | None = None
     filters: tuple[int, ...] = ()
-    physical: int = 64
+    physical: int | None = None
 
     @property
     def pixels(self) -> int:
@@ -36,9 +36,9 @@ class Shapes:
 
 
 NETWORKS = {
-    "mnist-conv": Shapes((28, 28, 1), 16, (7 * 7 * 64,), (7, 7, 64), (32, 1), physical=128),
+    "mnist-conv": Shapes((28, 28, 1), 16, (7 * 7 * 64,), (7, 7, 64), (32, 1)),
     "colour-conv": Shapes((32, 32, 3), 64, (4 * 4 * 256,), (4, 4, 256), (128, 64, 3)),
-    "table-mlp": Shapes((1, 64, 1), 16, (256, 256), physical=256),
+    "table-mlp": Shapes((1, 64, 1), 16, (256, 256)),
 }
 
 

@@ -11,6 +11,7 @@ from speed_engines.shapes import CLASSES, HIDDEN, PROJECTED, Shapes, records
 
 from tf_dp2vae import DP2VAE, DPAdam
 from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
+from tf_dp2vae.chunks import chunk_size
 from tf_dp2vae.gradients import make_engine, plain_apply
 from tf_dp2vae.networks import Projection
 from tf_dp2vae.randomness import SystemEntropy
@@ -25,7 +26,7 @@ def build(engine: str, shapes: Shapes, batch: int, draws: int) -> Step:
     model = make_model(shapes, draws)
     images, labels = records(shapes, batch)
     if engine.startswith("book-keeping"):
-        return _our_step(model, images, labels, xla="no-xla" not in engine)
+        return _our_step(shapes, model, images, labels, xla="no-xla" not in engine)
     if engine.startswith("non-private"):
         return _ordinary_step(model, tf.constant(images), tf.constant(labels), xla="no-xla" not in engine)
     return _tensorflow_privacy_step(model, tf.constant(images), tf.constant(labels), loop=engine == "tfp-loop")
@@ -58,17 +59,18 @@ def make_decoder(shapes: Shapes) -> keras.Model:
 def make_model(shapes: Shapes, draws: int = 1) -> DP2VAE:
     """The benchmark's VAE: decoder trained, encoder fixed."""
     keras.utils.set_random_seed(0)
-    model = DP2VAE(make_encoder(shapes), make_decoder(shapes), draws=draws, physical_batch_size=shapes.physical)
+    model = DP2VAE(make_encoder(shapes), make_decoder(shapes), draws=draws)
     model.encoder.trainable = False
     return model
 
 
-def _our_step(model: DP2VAE, images, labels, xla: bool) -> Step:
+def _our_step(shapes: Shapes, model: DP2VAE, images, labels, xla: bool) -> Step:
     """As `fit` takes it, index draw, gather and noise on their thread; at q = 1, so that each engine does the same work."""
     variables = model.trainable_variables
     records = Records(images, labels, CLASSES)
     num_weights = model.decoder.count_params()
-    source = PoissonSource(records, 1.0, min(model.physical_batch_size, len(images)), SystemEntropy(), num_weights)
+    size = shapes.physical or chunk_size(model.private_networks, len(images), 1.0, model.draws)
+    source = PoissonSource(records, 1.0, min(size, len(images)), SystemEntropy(), num_weights)
     batches = iter(source.dataset())
     model.compile(DPAdam(l2_norm_clip=1.0, noise_multiplier=1.0, expected_batch_size=float(len(images))))
     model._engine = make_engine("book-keeping", model.private_networks)
