@@ -194,6 +194,7 @@ def draw(rows: list[dict], growth: list[dict], file: Path) -> None:
     names = [f"{row['network']}, K={row['draws']}" for row in ours]
     right.barh(names[::-1], [row["median_ms"] / ordinary(growth, row)["median_ms"] for row in ours][::-1])
     right.set(xlabel="book-keeping step, ordinary = 1")
+    right.set_visible(bool(ours))
     figure.tight_layout()
     figure.savefig(file, dpi=90, metadata={"Software": None})
     plt.close(figure)
