@@ -17,6 +17,7 @@ import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 
 # isort: split
 from tf_dp2vae import datasets
+from tf_dp2vae.audit.image_canaries import ImageCanaries
 from tf_dp2vae.callbacks import StepHistory
 from tf_dp2vae.commands import one_line_errors
 from tf_dp2vae.figures import training_curves
@@ -33,9 +34,13 @@ def main() -> None:
     records = dataset.train
     pretraining, prior = make_pretraining(flags, records), make_prior(flags)
     run = run_folder(flags, dataset.name)
+    canaries = ImageCanaries.of_run(run.private, records, flags.audit_canaries, flags.seed)
+    records = records.joined(*canaries) if canaries else records
 
     encoder, decoder = make_networks(flags, records, pretraining)
     with run.opened(records.num_records, flags.ledger, asdict(flags)) as ledger:
+        if canaries:
+            canaries.write(run.private)
         model = DP2VAE(
             encoder,
             decoder,

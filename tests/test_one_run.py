@@ -84,3 +84,13 @@ def test_several_attempts_share_the_confidence():
 def test_impossible_counts_are_refused(counts):
     with pytest.raises(InvalidInputError, match="each must be at most the next"):
         p_value(1.0, 1e-5, *counts)
+
+
+def test_pairs_are_judged_by_what_epsilon_says_of_replacement():
+    """A coin chose one of two records; telling which is right with probability e^2ε/(1 + e^2ε) at most."""
+    random, epsilon = np.random.default_rng(4), 0.5
+    counts = random.binomial(400, expit(2 * epsilon), 2000)
+    bounds = {right: one_run_lower_bound(400, 400, int(right), 0.0, paired=True) for right in np.unique(counts)}
+    found = np.array([bounds[right] for right in counts])
+    assert np.mean(found > epsilon) < 0.065 and np.median(found) > 0.5 * epsilon
+    assert one_run_lower_bound(400, 400, 300, 1e-4, paired=True) < one_run_lower_bound(400, 400, 300, 1e-5, paired=True)

@@ -102,6 +102,7 @@ class TrainFlags:
       seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
       insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee.
       trials: how many runs were tried to choose these flags; the statement then tells what releasing all would cost.
+      audit_canaries: made-up images put among the records or left out by a coin each, for an audit; 0 for none.
       ledger: a file shared by all runs on one data set, so that --epsilon bounds them all together.
       runs: the folder of all runs.
       checkpoint_seconds: seconds between two checkpoints of a run, from which --resume goes on; 0 for one at every step.
@@ -140,6 +141,7 @@ class TrainFlags:
     seed: int = 0
     insecure_seed: int | None = None
     trials: int | None = None
+    audit_canaries: int = 0
     ledger: Path | None = None
     checkpoint_seconds: float = 30.0
     resume: Path | None = None
@@ -164,7 +166,7 @@ class TrainFlags:
             pretrain_epochs=self.pretrain_epochs,
         )
         check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps)
-        check_whole(minimum=0, seed=self.seed)
+        check_whole(minimum=0, seed=self.seed, audit_canaries=self.audit_canaries)
         check(
             0 <= self.checkpoint_seconds < math.inf,
             f"checkpoint_seconds={self.checkpoint_seconds!r} must be a finite number of at least 0.",
@@ -262,3 +264,30 @@ class EvaluateFlags:
         check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}.")
         check_between(99, 10**7, samples=self.samples)
         check_between(99, 10**7, fid_samples=self.fid_samples)
+
+
+@dataclass(frozen=True)
+class AuditFlags:
+    """Audit of a finished run.
+
+    Attributes:
+      run: folder of the run, runs/<name>.
+      samples: how many images are sampled for the attacks.
+      dataset: real data, as for train.py; by default what the run was trained on.
+      data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
+      num_classes: size of the declared label set of --data.
+      seed: of samples and of the choice of records.
+    """
+
+    run: Path = flag(positional=True)
+    samples: int = 10_000
+    dataset: str | None = None
+    data: Path | None = None
+    num_classes: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(samples=self.samples, num_classes=self.num_classes)
+        check_between(99, 10**7, samples=self.samples)
+        check_whole(minimum=0, seed=self.seed)
+        check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}.")

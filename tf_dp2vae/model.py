@@ -80,6 +80,7 @@ class DP2VAE(keras.Model):
         spent_insecurely: bool = False,
         num_records: int | None = None,
         unit: Unit | None = None,
+        audit_canaries: int = 0,
         **kwargs: Any,
     ):
         """Creates the model; nothing is read or trained yet.
@@ -103,6 +104,7 @@ class DP2VAE(keras.Model):
           spent_insecurely: whether noise came from a seed before the model was saved; for loading.
           num_records: N of the records it was trained on; for loading.
           unit: what the guarantee of that training is about; for loading.
+          audit_canaries: how many of them were made up for an audit; for loading.
 
         Raises:
           InvalidInputError: networks that mix examples (all offending layers are named), or whose shapes do not fit.
@@ -138,6 +140,7 @@ class DP2VAE(keras.Model):
         self.checkpoints = checkpoints or Checkpoints()
         self.plan: Plan | None = None
         self.num_records, self.unit = num_records, unit or Unit()
+        self.audit_canaries = audit_canaries
         self.phase = Phase.PRIVATE
         self._noise = keras.random.SeedGenerator(seed)
         self._loss = keras.metrics.Mean(name="loss")
@@ -345,6 +348,7 @@ class DP2VAE(keras.Model):
         self.ledger.bind(records.num_records)
         self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)
         self.num_records, self.unit = records.num_records, records.unit
+        self.audit_canaries = records.audit_canaries
         show, progress = PhaseProgress(self, verbose), self.checkpoints.progress
         if self.checkpoints.resumed:
             show.phase(f"resumed: {progress.step} steps of {progress.phase.value} are in the checkpoint")
@@ -503,6 +507,7 @@ class DP2VAE(keras.Model):
             "trials": self.trials,
             "num_records": self.num_records,
             "unit": serialize(self.unit),
+            "audit_canaries": self.audit_canaries,
             "spent": [event.to_json() for event in self.ledger.events],
             "spent_insecurely": not self.secure_noise,
         }

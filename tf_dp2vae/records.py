@@ -29,7 +29,10 @@ class Records:
       image_shape: (height, width, channels), declared.
       num_classes: the declared label set is 0 … num_classes − 1; 0 for records without labels.
       unit: what a neighbour differs by; by default one record (`units.bound_per_unit` makes it one person).
+      audit_canaries: how many of the N were made up for an audit, null ones among them; declared.
     """
+
+    audit_canaries = 0
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | None, num_classes: int, num_null: int = 0):
         """Takes arrays that were checked (`checked_records`).
@@ -71,17 +74,20 @@ class Records:
         yield self._images, labels
 
     def joined(self, images: np.ndarray, labels: np.ndarray, included: np.ndarray) -> Records:
-        """These records and those others that are included; a null record in place of each other that is not.
+        """These records and the canaries that are included; a null record in place of each canary that is not.
 
         Args:
-          images, labels: of the others, [m, height, width, channels] uint8 and [m].
+          images, labels: of the canaries, [m, height, width, channels] uint8 and [m].
           included: [m], booleans.
         """
         check(self.unit.column is None, "records of other units cannot join: leave out --unit.")
         with self.opened() as (own_images, own_labels):
             all_images = np.concatenate([own_images, images[included]])
             all_labels = np.concatenate([own_labels, labels[included].astype(np.int32)])
-        return Records(all_images, all_labels if self.num_classes else None, self.num_classes, int(np.sum(~included)))
+        labels_or_none = all_labels if self.num_classes else None
+        joined = Records(all_images, labels_or_none, self.num_classes, int(np.sum(~included)))
+        joined.audit_canaries = len(included)
+        return joined
 
     def fingerprint(self) -> str:
         """sha256 of the records. A private number: it tells a resumed run that its data are the same."""

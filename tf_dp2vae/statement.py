@@ -42,6 +42,7 @@ class Statement:
     Attributes:
       privacy: the target, δ, clip norm and the accountant that calibrated.
       num_records: N.
+      audit_canaries: how many of them were made up for an audit.
       events: everything on the ledger, this run's and, where it is shared, that of others before it.
       end_to_end: whether everything released is post-processing of the events' answers.
       private: whether a record is hidden at all; only the baseline without privacy says no.
@@ -64,6 +65,7 @@ class Statement:
     public_seed: int
     unit: Unit = Unit()
     trials: int | None = None
+    audit_canaries: int = 0
 
     @property
     def holds(self) -> bool:
@@ -85,6 +87,7 @@ class Statement:
             "adjacency": self.unit.adjacency,
             **self.unit.to_json(),
             "num_records": self.num_records,
+            "audit_canaries": self.audit_canaries,
             "l2_norm_clip": self.privacy.l2_norm_clip,
             "events": [{**event.to_json(), "budget_share": share} for event, share in zip(self.events, self._shares())],
             "pretraining": self.pretraining,
@@ -135,6 +138,7 @@ class Statement:
             "",
             *self._verdict(),
             "",
+            *self._canaries(),
             *self._meaning(),
             "",
             *self._events_table(),
@@ -161,6 +165,15 @@ class Statement:
         return [
             f"**Everything in this folder is ({self.epsilon():.4f}, {delta:g})-differentially private** with respect to "
             f"{self._whom()}, end to end (calibrated by {name}; {both})."
+        ]
+
+    def _canaries(self) -> list[str]:
+        if not self.audit_canaries:
+            return []
+        return [
+            f"Of the {self.num_records:,} records {self.audit_canaries:,} are canaries of an audit: made-up images, each "
+            "put in or left out (as a null record) by a coin. They are nobody's, and the samples are the worse for them.",
+            "",
         ]
 
     def _meaning(self) -> list[str]:
@@ -254,6 +267,7 @@ def statement_of(model: DP2VAE) -> Statement:
         secure_noise=model.secure_noise,
         shared_ledger=model.ledger.shared,
         pretraining=model.pretraining.describe(),
+        audit_canaries=model.audit_canaries,
         public_seed=model.seed,
         unit=model.unit,
         trials=model.trials,

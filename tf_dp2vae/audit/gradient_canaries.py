@@ -26,7 +26,11 @@ _SHARES = (0.01, 0.03, 0.1)
 
 
 class GradientCanaries:
-    """DP-SGD on canaries alone, calibrated to a claim."""
+    """DP-SGD on canaries alone, calibrated to a claim.
+
+    Attributes:
+      expected_batch_size: q·N.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,8 @@ class GradientCanaries:
         """
         self._plan = accounting.plan(claim, sampling_rate, steps)
         self._delta, self._canaries, self._parts = claim.delta, canaries, parts
-        self._step = DiracStep(canaries, self._plan.noise_multiplier, sampling_rate * canaries, parts)
+        self.expected_batch_size = sampling_rate * canaries
+        self._step = DiracStep(canaries, self._plan.noise_multiplier, self.expected_batch_size, parts)
 
     def run(self) -> OneRunVerdict:
         """One run on fresh coins, and what the attacker's guesses prove."""

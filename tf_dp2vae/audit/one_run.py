@@ -13,6 +13,7 @@ Reference: Steinke, Nasr, Jagielski 2023, "Privacy Auditing with One (1) Trainin
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from tf_dp2vae.validation import check, check_between
 
 CONFIDENCE = 0.95
 _SHARES = (0.01, 0.1, 1.0)
-_LARGEST, _PRECISION = 64.0, 1e-4
+_LARGEST, _PRECISION, _CERTAIN = 64.0, 1e-4, 1 - 1e-12
 
 
 def p_value(epsilon: float, delta: float, canaries: int, guesses: int, right: int) -> float:
@@ -55,7 +56,9 @@ def p_value(epsilon: float, delta: float, canaries: int, guesses: int, right: in
     return min(at_least + 2 * canaries * delta * lift, 1.0)
 
 
-def one_run_lower_bound(canaries: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE) -> float:
+def one_run_lower_bound(
+    canaries: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE, paired: bool = False
+) -> float:
     """The smallest ε that so many right guesses do not refute; 0 where they refute nothing.
 
     How many guesses were made must not depend on how many were right.
@@ -64,17 +67,21 @@ def one_run_lower_bound(canaries: int, guesses: int, right: int, delta: float, c
       canaries, guesses, right: as for `p_value`.
       delta: δ of the claim.
       confidence: the probability with which the bound lies below the true ε.
+      paired: whether a coin chose which of two records was in, instead of whether one was. The guesses then bear upon
+        what ε says of replacement, (2ε, (1 + e^ε)·δ).
     """
     check_between(0, 1, confidence=confidence)
+
+    def refuted(epsilon: float) -> bool:
+        tested = (2 * epsilon, min((1 + math.exp(epsilon)) * delta, _CERTAIN)) if paired else (epsilon, delta)
+        return p_value(*tested, canaries, guesses, right) <= 1 - confidence
+
     low, high = 0.0, _LARGEST
-    if p_value(low, delta, canaries, guesses, right) > 1 - confidence:
+    if not refuted(low):
         return 0.0
     while high - low > _PRECISION:
         middle = (low + high) / 2
-        if p_value(middle, delta, canaries, guesses, right) > 1 - confidence:
-            high = middle
-        else:
-            low = middle
+        low, high = (middle, high) if refuted(middle) else (low, middle)
     return low
 
 
@@ -100,6 +107,7 @@ def judge_one_run(
     delta: float,
     confidence: float = CONFIDENCE,
     shares: tuple[float, ...] = _SHARES,
+    paired: bool = False,
 ) -> OneRunVerdict:
     """Guesses the coins of the canaries with the largest |score|: included where it is positive, left out where negative.
 
@@ -112,6 +120,7 @@ def judge_one_run(
       delta: δ of the claim.
       confidence: the probability with which the bound lies below the true ε.
       shares: parts of the canaries that are guessed, each in (0, 1].
+      paired: as for `one_run_lower_bound`.
     """
     strongest = np.argsort(-np.abs(scores), kind="stable")
     right = ((scores > 0) == np.asarray(included, bool))[strongest]
@@ -120,6 +129,6 @@ def judge_one_run(
     for share in shares:
         guesses = max(1, round(share * len(scores)))
         count = int(right[:guesses].sum())
-        bound = one_run_lower_bound(len(scores), guesses, count, delta, each)
+        bound = one_run_lower_bound(len(scores), guesses, count, delta, each, paired)
         verdicts.append(OneRunVerdict(bound, len(scores), guesses, count))
     return max(verdicts)

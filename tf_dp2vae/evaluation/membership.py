@@ -32,6 +32,8 @@ from tf_dp2vae.evaluation.report import Part
 from tf_dp2vae.records import FULL_SCALE
 from tf_dp2vae.validation import check
 
+LIKELIHOOD_RATIO, CONTROL = "likelihood ratio", "control without the release"
+
 _FALSE_POSITIVE_RATES = (0.001, 0.01)
 _MOST_RECORDS = 5_000
 _RESAMPLES = 200
@@ -58,7 +60,14 @@ class AttackResult:
 
 
 def membership(synthetic: Labelled, real: RealImages, seed: int) -> Part:
-    """Both attacks, on as many records as there are others.
+    """Both attacks, on as many records as there are others; arguments and refusals are those of `attack_scores`."""
+    scores = attack_scores(synthetic, real, seed)
+    results = {name: _measured(*pair, seed) for name, pair in scores.items()}
+    return _part(results, len(scores[CONTROL][0]), len(synthetic[0]))
+
+
+def attack_scores(synthetic: Labelled, real: RealImages, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scores of members and of as many others, for each attack; larger where the attack says member.
 
     Args:
       synthetic: samples of the release, by label.
@@ -81,10 +90,12 @@ def membership(synthetic: Labelled, real: RealImages, seed: int) -> Part:
         _scores(part[0][rows[:size]], part[1][rows[:size]], synthetic, difficulty)
         for part, rows in ((real.train, inside), (real.test, outside))
     ]
-    results = {"threshold": _measured(*(-part[size // 2 :, 0] for part in losses), seed)}
-    results["likelihood ratio"] = _measured(*_likelihood_ratios(*losses), seed)
-    results["control without the release"] = _measured(*_likelihood_ratios(*(part[:, 2:] for part in losses)), seed)
-    return _part(results, size - size // 2, len(synthetic[0]))
+    members, others = losses
+    return {
+        "threshold": (-members[size // 2 :, 0], -others[size // 2 :, 0]),
+        LIKELIHOOD_RATIO: _likelihood_ratios(members, others),
+        CONTROL: _likelihood_ratios(members[:, 2:], others[:, 2:]),
+    }
 
 
 def reconstruction_losses(images: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,13 +125,13 @@ def _scores(images: np.ndarray, labels: np.ndarray, synthetic: Labelled, difficu
     flat = _flat(images)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        sampled = _flat(_of_label(synthetic, label))
+        sampled = _flat(of_label(synthetic, label))
         found[rows, :2] = np.stack(reconstruction_losses(flat[rows], sampled), 1)
-        found[rows, 2] = reconstruction_losses(flat[rows], _flat(_of_label(difficulty, label)))[0]
+        found[rows, 2] = reconstruction_losses(flat[rows], _flat(of_label(difficulty, label)))[0]
     return found
 
 
-def _of_label(images: Labelled, label: int) -> np.ndarray:
+def of_label(images: Labelled, label: int) -> np.ndarray:
     """Those of the label; all, where there are none."""
     chosen = images[0][images[1] == label]
     return chosen if len(chosen) else images[0]
