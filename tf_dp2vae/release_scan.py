@@ -62,6 +62,7 @@ JSON_KEYS = {
         "trials",
         "means",
         "public_seed",
+        "audit_canaries",
         "versions",
         "given_encoder",
         "not_private",
