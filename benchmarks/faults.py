@@ -3,6 +3,8 @@
     python benchmarks/faults.py            # what is missing in benchmarks/results/faults.json; may be interrupted
     python benchmarks/faults.py --table    # prints what there is
 
+Leave the package's sources alone meanwhile: TensorFlow reads them again when it traces.
+
 A small training on 2,000 MNIST images, through `train.py`, is killed (SIGKILL) at a random one of its steps and writes, a
 random moment later; resumed by `--resume` and killed again, until it ends. Three of four such processes run TensorFlow's
 functions eagerly: to trace them costs more than so small a training. Other runs get a file damaged before they are resumed,
