@@ -29,8 +29,9 @@ def made(tmp_path_factory):
     model = tiny_model(pretraining=DREAMS, prior=None)
     model.fit(images[:120], labels[:120], batch_size=12, epochs=1, steps_per_epoch=2, verbose=0)
     folder = RunFolder(root / "runs", "run")
-    with folder.opened(120, None):
-        folder.write_private(model, {"dataset": "mnist", "data": str(root / "data.npz"), "num_classes": 3})
+    config = {"dataset": "mnist", "data": str(root / "data.npz"), "num_classes": 3}
+    with folder.opened(120, None, config):
+        folder.write_private(model)
         folder.write_release(model)
     np.savez(root / "data.npz", x_train=images[:120], y_train=labels[:120], x_test=images[120:], y_test=labels[120:])
     return root
