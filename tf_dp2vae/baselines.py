@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_dp2vae.contrast import mean_energy
 from tf_dp2vae.mechanisms import Moments
 from tf_dp2vae.objectives import bounded
 from tf_dp2vae.pretraining import Dreams, Pretraining
@@ -147,6 +148,7 @@ class NotPrivate(Pretraining):
         batches = unprotected_batches(records, _BATCH, model.seed)
         model.pretrain(batches, self.epochs * len(batches), self.learning_rate)
         assign_moments(model.latent_prior, _exact_moments(model, batches))
+        model.contrast.energy.assign(np.mean([mean_energy(unit_interval(images).numpy()) for images, _ in batches]))
 
 
 def _exact_moments(model: DP2VAE, batches: tf.data.Dataset) -> Moments:

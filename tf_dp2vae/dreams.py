@@ -17,6 +17,7 @@ warm starts from noisy statistics as in FETA (2025).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ from scipy.fft import dct
 
 from tf_dp2vae.mechanisms import Moments
 
+_IMAGE_BOUND = 10 / 28
+"""Bound on an image's norm, for each √pixel: 10 for 28×28."""
 _DEVIATION_SHARE = 0.03
 """κ: how far a class's covariance strays from the shared one, as a fraction of it; from other image data, not records."""
 
@@ -73,6 +76,17 @@ def frequency_basis(image_shape: tuple[int, int, int], per_axis: int) -> np.ndar
     columns = dct(np.eye(width), axis=0, norm="ortho")[:per_axis]
     basis = np.einsum("ih,jw,cd->hwdijc", rows, columns, np.eye(channels))
     return basis.reshape(height * width * channels, -1)
+
+
+def statistics_basis(image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Q, the frequencies whose second moments are released: at most 12 an axis, 7 an axis where there are colours."""
+    at_most = 12 if image_shape[2] == 1 else 7
+    return frequency_basis(image_shape, min(at_most, *image_shape[:2]))
+
+
+def image_bound(image_shape: tuple[int, int, int]) -> float:
+    """R, the bound on an image's norm in the class statistics."""
+    return _IMAGE_BOUND * math.sqrt(math.prod(image_shape))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tf_dp2vae.answers import AnsweringMechanisms
 from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, StepsDone, refuse_private_control
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.chunks import chunk_size
+from tf_dp2vae.contrast import Contrast
 from tf_dp2vae.gradients import Apply, EngineName, make_engine, plain_apply
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
@@ -55,6 +56,7 @@ class DP2VAE(keras.Model):
       encoder, decoder: functional Keras models.
       num_classes: size of the label set, read off the decoder's second input; 0 for a model without labels.
       latent_prior: where samples' latents come from, and how often each class occurs.
+      contrast: how samples' logits become pixels.
       ledger: everything that was charged.
       secure_noise: whether all noise so far came from the operating system.
       plan: the constants of the last `fit`, or None.
@@ -127,6 +129,7 @@ class DP2VAE(keras.Model):
         self.trials = trials
         self.latent_dim = int(decoder.inputs[0].shape[-1])
         self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
+        self.contrast = Contrast(name="contrast")
         self.ledger = ledger if ledger is not None else Ledger()
         for event in spent:
             self.ledger.charge(accounting.Event.from_json(event))
@@ -356,6 +359,7 @@ class DP2VAE(keras.Model):
             show.phase(self.pretraining.describe())
             self.pretraining.run(self, records)
             if self.pretraining.is_whole_training:
+                self.contrast.match(self)
                 show.done()
                 return keras.callbacks.History()
             self.checkpoints.enter(Phase.PRIVATE)
@@ -365,6 +369,7 @@ class DP2VAE(keras.Model):
         history = self._fit_privately(records, epochs, steps_per_epoch, verbose, callbacks, validation_data)
         show.phase(self.prior.describe())
         self.prior.fit(self, records)
+        self.contrast.match(self)
         show.done()
         return history
 
@@ -385,7 +390,13 @@ class DP2VAE(keras.Model):
             )
 
         plan = self.checkpoints.begin(
-            [*self.encoder.variables, *self.decoder.variables, *self.latent_prior.variables, self._noise.state],
+            [
+                *self.encoder.variables,
+                *self.decoder.variables,
+                *self.latent_prior.variables,
+                *self.contrast.variables,
+                self._noise.state,
+            ],
             self.ledger,
             self.privacy,
             lambda: terms_of(self, records, batch_size, epochs, steps_per_epoch),
@@ -486,7 +497,7 @@ class DP2VAE(keras.Model):
         Its signature `sample` takes scalars (num, label, seed), or (num, seed) without labels; it loads with plain
         `tf.saved_model.load` where this package is not installed.
         """
-        tf.saved_model.save(Sampler(self.decoder, self.latent_prior, self.num_classes), os.fspath(path))
+        tf.saved_model.save(Sampler(self.decoder, self.latent_prior, self.contrast, self.num_classes), os.fspath(path))
 
     # --- Saving -----------------------------------------------------------------------------------------------------
 

@@ -177,14 +177,12 @@ class Dreams(_WithSleep):
         """Asks for both releases and builds the generator."""
         assert model.plan is not None
         shape = records.image_shape
-        pixels = int(np.prod(shape))
-        bound = _IMAGE_BOUND * np.sqrt(pixels)
-        per_axis = min(12, *shape[:2]) if shape[2] == 1 else min(7, *shape[:2])
-        basis = dreams.frequency_basis(shape, per_axis)
+        bound, basis = dreams.image_bound(shape), dreams.statistics_basis(shape)
         mechanisms, plan = model.mechanisms, model.plan
         statistics = mechanisms.class_statistics(
             records, plan.release(CLASS_STATISTICS), basis, bound, _STATISTICS_WEIGHTS
         )
+        model.contrast.energy.assign(max(np.trace(statistics.seconds[0]) / records.num_records, 0.0))
         found = dreams.components(statistics, basis, self.components)
 
         def coordinates(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,8 +201,6 @@ class Dreams(_WithSleep):
         return dreams.generator(found, moments, shape)
 
 
-_IMAGE_BOUND = 10 / 28
-"""Bound on an image's norm, for each √pixel: 10 for 28×28."""
 _FEATURE_BOUND = 0.8
 """Bound on an image's distance from its class mean, as a fraction of the bound on images."""
 _STATISTICS_WEIGHTS = (0.25, 1.0, 1.0)
