@@ -3,7 +3,7 @@
 | looked for | how |
 |---|---|
 | files, links | an allow-list of names; no symbolic links |
-| encoder weights, optimizer state | the sampler's variables must be the decoder's and the prior's, value by value; and any
+| encoder weights, optimizer state | the sampler's variables must be the decoder's, the prior's and the contrast's, value by value; and any
   eight consecutive numbers of another variable, anywhere in any file |
 | records | a telling run of pixels of each, as bytes or float32 in any file, and in the pixels of pictures |
 | paths, the machine's name | as text in any file |
@@ -85,7 +85,7 @@ class Secrets:
     """What must not stand in a release, and what may.
 
     Attributes:
-      variables: the decoder's and the prior's, which may.
+      variables: the decoder's, the prior's and the contrast's, which may.
       runs: bytes that must not stand in any file.
       pixels: rows of pixels that must not stand in any picture.
       words: patterns that must not match any file, and what they are.
@@ -134,7 +134,8 @@ def secrets_of(model: DP2VAE, records: Records | None, private: Path) -> Secrets
       records: what it was trained on; None leaves them out of the search.
       private: the run's private folder.
     """
-    allowed = [variable.numpy() for variable in (*model.decoder.variables, *model.latent_prior.variables)]
+    released = (*model.decoder.variables, *model.latent_prior.variables, *model.contrast.variables)
+    allowed = [variable.numpy() for variable in released]
     others = {
         "encoder weights": [variable.numpy() for variable in model.encoder.variables],
         "optimizer state": [variable.numpy() for variable in (model.optimizer.variables if model.compiled else [])],
@@ -217,7 +218,7 @@ def _in_variables(sampler: Path, allowed: list[np.ndarray]) -> Iterator[str]:
             continue
         value = np.asarray(reader.get_tensor(name))
         if may[value.shape, value.tobytes()] == 0:
-            yield f"{name.partition('/.ATTRIBUTES')[0]} {shape}, a variable neither of the decoder nor of the prior"
+            yield f"{name.partition('/.ATTRIBUTES')[0]} {shape}, a variable neither of the decoder nor of the prior nor of the contrast"
         may[value.shape, value.tobytes()] -= 1
 
 
