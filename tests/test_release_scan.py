@@ -146,7 +146,7 @@ def test_name_of_the_machine_is_found(made, release, monkeypatch):
 
 def test_sampler_that_owns_the_encoder_is_found(made, release):
     model, _, _ = made
-    sampler = Sampler(model.decoder, model.latent_prior, 3)
+    sampler = Sampler(model.decoder, model.latent_prior, model.contrast, 3)
     sampler.kept = model.encoder
     shutil.rmtree(release / "sampler")
     tf.saved_model.save(sampler, str(release / "sampler"))
@@ -157,7 +157,7 @@ def test_sampler_that_owns_the_encoder_is_found(made, release):
 
 def test_variable_of_the_sampler_that_is_not_the_decoders_is_found(made, release):
     model, _, _ = made
-    sampler = Sampler(model.decoder, model.latent_prior, 3)
+    sampler = Sampler(model.decoder, model.latent_prior, model.contrast, 3)
     sampler.mean_loss = tf.Variable([143.0])
     shutil.rmtree(release / "sampler")
     tf.saved_model.save(sampler, str(release / "sampler"))
