@@ -3,8 +3,8 @@
 | looked for | how |
 |---|---|
 | files, links | an allow-list of names; no symbolic links |
-| encoder weights, optimizer state | the sampler's variables must be the decoder's, the prior's and the contrast's, value by value; and any
-  eight consecutive numbers of another variable, anywhere in any file |
+| encoder weights, optimizer state | the sampler's variables must be the decoder's, the prior's and the
+  contrast's, value by value; and any eight consecutive numbers of another variable, anywhere in any file |
 | records | a telling run of pixels of each, as bytes or float32 in any file, and in the pixels of pictures |
 | paths, the machine's name | as text in any file |
 | seeds of the noise, private metrics | as numbers in the texts; the keys of privacy.json by an allow-list |
@@ -218,7 +218,7 @@ def _in_variables(sampler: Path, allowed: list[np.ndarray]) -> Iterator[str]:
             continue
         value = np.asarray(reader.get_tensor(name))
         if may[value.shape, value.tobytes()] == 0:
-            yield f"{name.partition('/.ATTRIBUTES')[0]} {shape}, a variable neither of the decoder nor of the prior nor of the contrast"
+            yield f"{name.partition('/.ATTRIBUTES')[0]} {shape}, a variable of no released part"
         may[value.shape, value.tobytes()] -= 1
 
 
