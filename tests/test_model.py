@@ -370,12 +370,12 @@ def test_sampler_loads_without_this_package_and_network_and_samples_by_seed(trai
     np.testing.assert_allclose(np.load(tmp_path / "samples.npy"), sampler.sample(5, 2, 11), atol=1e-6)
 
 
-def test_sampler_holds_decoder_and_prior_and_nothing_else(trained, tmp_path):
+def test_sampler_holds_decoder_prior_and_contrast_and_nothing_else(trained, tmp_path):
     model, _ = trained
     model.export_sampler(tmp_path / "sampler")
     reader = tf.train.load_checkpoint(str(tmp_path / "sampler" / "variables" / "variables"))
     stored = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
-    expected = [*model.decoder.get_weights(), *model.latent_prior.get_weights()]
+    expected = [*model.decoder.get_weights(), *model.latent_prior.get_weights(), *model.contrast.get_weights()]
     assert set(map(np.ndarray.tobytes, stored)) == set(map(np.ndarray.tobytes, expected))
     content = b"".join(path.read_bytes() for path in (tmp_path / "sampler").rglob("*") if path.is_file())
     for word in (b"encoder/", b"log_variance", b"adam", b"momentum", b"velocity", b"noise_multiplier"):
@@ -389,7 +389,7 @@ def test_samples_follow_the_prior_and_the_decoder(trained, tmp_path):
     random = np.random.default_rng(0)
     mean, scale = model.latent_prior.means.numpy()[1], model.latent_prior.scales.numpy()[1]
     latent = mean + random.standard_normal((20_000, LATENT)) @ scale.T
-    expected = tf.sigmoid(model.decode(tf.constant(latent, tf.float32), tf.ones(20_000, tf.int32))).numpy()
+    expected = model.contrast(model.decode(tf.constant(latent, tf.float32), tf.ones(20_000, tf.int32))).numpy()
     found = sampler.sample(20_000, 1, 3).numpy()
     np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=6 * expected.std(0).max() / np.sqrt(10_000))
     labels = np.bincount(sampler.sample_labels(20_000, 4).numpy(), minlength=CLASSES) / 20_000

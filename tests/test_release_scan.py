@@ -161,7 +161,7 @@ def test_variable_of_the_sampler_that_is_not_the_decoders_is_found(made, release
     sampler.mean_loss = tf.Variable([143.0])
     shutil.rmtree(release / "sampler")
     tf.saved_model.save(sampler, str(release / "sampler"))
-    assert "mean_loss [1], a variable neither" in refusal(made, release)
+    assert "mean_loss [1], a variable of no released part" in refusal(made, release)
 
 
 def test_export_that_fails_the_scan_publishes_nothing(made, tmp_path, monkeypatch):
