@@ -19,6 +19,9 @@ answers were used for one charge, or a charge vanished.
 
 from __future__ import annotations
 
+from checkout import ROOT  # before whatever imports TensorFlow: a refusal is one line only without its chatter
+
+# isort: split
 import json
 import os
 import random
@@ -37,7 +40,6 @@ from pathlib import Path
 import dp_accounting
 import numpy as np
 import tensorflow as tf
-from checkout import ROOT
 from dp_accounting import rdp
 from simple_parsing import ArgumentParser, DashVariant
 from witness import Witness
