@@ -177,7 +177,8 @@ def table(rows: list[dict]) -> str:
 
 def draw(rows: list[dict], growth: list[dict], file: Path) -> None:
     """Left: all engines at batch 256. Middle: examples a second against batch. Right: our ratio as networks grow."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 5))
+    panels = 3 if growth else 2
+    figure, (left, middle, *right) = plt.subplots(1, panels, figsize=(5.4 * panels, 5))
     engines = sorted({row["engine"] for row in rows if row["batch"] == 256})
     for row in (row for row in rows if row["batch"] == 256):
         left.scatter(row["median_ms"] / ordinary(rows, row)["median_ms"], engines.index(row["engine"]), color="C0")
@@ -192,9 +193,9 @@ def draw(rows: list[dict], growth: list[dict], file: Path) -> None:
     middle.legend(fontsize=7)
     ours = [row for row in growth if row["engine"] == OURS]
     names = [f"{row['network']}, K={row['draws']}" for row in ours]
-    right.barh(names[::-1], [row["median_ms"] / ordinary(growth, row)["median_ms"] for row in ours][::-1])
-    right.set(xlabel="book-keeping step, ordinary = 1")
-    right.set_visible(bool(ours))
+    for axis in right:
+        axis.barh(names[::-1], [row["median_ms"] / ordinary(growth, row)["median_ms"] for row in ours][::-1])
+        axis.set(xlabel="book-keeping step, ordinary = 1")
     figure.tight_layout()
     figure.savefig(file, dpi=90, metadata={"Software": None})
     plt.close(figure)
