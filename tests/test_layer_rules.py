@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import global_norm, loop_clipped_sum, relative_error
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from keras import layers
 from small_networks import batch_for, model_of, run, squared_loss
@@ -84,7 +84,11 @@ def test_each_layer_equals_the_plain_loop(build, options, mask, draws, clip, gra
     assert isinstance(engine, BookKeepingEngine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(factors, "prefers_gram", lambda positions, m, n: (gram and positions <= 8) or positions == 1)
-        sums, losses = run(engine, network, batch, mask, clip, draws)
+        try:
+            sums, losses = run(engine, network, batch, mask, clip, draws)
+        except tf.errors.InvalidArgumentError as error:
+            assume("dilation" not in str(error))  # some processors' kernels have no dilated transposed convolution
+            raise
     loss = squared_loss(network, draws)
     plain = loop_clipped_sum(loss, batch, mask, network.trainable_variables, clip)
     # A Gram rule adds its rounding to the norm, which shows where a few positions happen to cancel.

@@ -170,7 +170,7 @@ class Dreams(_WithSleep):
         model.latent_prior.frequencies.assign(dreamer.frequencies)
         for layer in model.encoder.layers:
             if isinstance(layer, Projection):
-                layer.assign(dreamer.basis, 1 / dreamer.spread)
+                layer.assign(dreamer.basis, 1 / np.maximum(dreamer.spread, _LEAST_SPREAD))
         model.pretrain(_endless(dreamer, model.seed), self.steps, self.learning_rate)
 
     def release(self, model: DP2VAE, records: Records) -> dreams.DreamGenerator:
@@ -201,6 +201,8 @@ class Dreams(_WithSleep):
         return dreams.generator(found, moments, shape)
 
 
+_LEAST_SPREAD = 0.01
+"""Below this a coordinate of images in [0, 1] is noise, and to stretch it to unit size would drown the others."""
 _FEATURE_BOUND = 0.8
 """Bound on an image's distance from its class mean, as a fraction of the bound on images."""
 _STATISTICS_WEIGHTS = (0.25, 1.0, 1.0)
