@@ -108,7 +108,7 @@ def test_bad_privacy_is_refused_by_name_and_value(arguments):
     assert f"{name}={value!r}" in str(refusal.value)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from([STEP, Event("a", 2.0), Event("a", 3.0), Event("b", 2.0)]), max_size=12))
 def test_merged_events_keep_every_count(events):
     together = merged(events)

@@ -44,7 +44,7 @@ def test_nested_and_shared_layers_count_each_use():
     assert held([model_of((4,), shared, shared)]).ordinary == 4 * 2 * (4 + 4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     num=st.integers(1, 100_000),
     rate=st.floats(1e-4, 1),

@@ -29,7 +29,7 @@ def brute_force(real, samples, k):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(7, 25), st.integers(7, 25), st.integers(1, 5), st.floats(0, 3))
 def test_agrees_with_the_definition(seed, n, m, k, shift):
     random = np.random.default_rng(seed)

@@ -110,7 +110,7 @@ def test_unreadable_files_are_refused(tmp_path, content):
     assert "data.npz" in refusal_of(written(tmp_path, content))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_archives_are_refused_or_read_but_never_crash(tmp_path, data):
     content = bytearray(archive())

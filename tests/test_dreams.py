@@ -80,7 +80,7 @@ def test_shrinkage_limits():
     np.testing.assert_allclose(mixed[1], shared, rtol=1e-6, atol=1e-8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), noise=st.floats(0, 100))
 def test_shrunk_covariances_are_always_positive_definite(seed, noise):
     random = np.random.default_rng(seed)

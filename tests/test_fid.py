@@ -15,7 +15,7 @@ def covariance(random, dimensions, rank=None):
     return factor @ factor.T / factor.shape[1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), dimensions=st.integers(1, 12))
 def test_frechet_distance_agrees_with_scipy(seed, dimensions):
     random = np.random.default_rng(seed)
@@ -27,7 +27,7 @@ def test_frechet_distance_agrees_with_scipy(seed, dimensions):
     assert frechet_distance(means[1], b, means[0], a) == pytest.approx(expected, abs=1e-6 * max(1, expected))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(*[st.floats(0, 10)] * 2, *[st.floats(-5, 5)] * 2), min_size=2, max_size=8))
 def test_frechet_distance_of_independent_dimensions_adds_up(rows):
     first, second, mean, other = np.array(rows).T

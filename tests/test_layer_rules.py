@@ -68,7 +68,7 @@ def embeddings(draw):
     return lambda **_: model_of(shape, layers.Embedding(ROWS, size), dtype="int32")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     build=st.one_of(dense(), convolutions(), convolutions(), normalisations(), embeddings()),
     options=st.fixed_dictionaries({"use_bias": st.booleans(), "activation": st.sampled_from([None, "tanh"])}),

@@ -141,7 +141,7 @@ def test_damaged_ledger_is_refused_in_one_line_and_left_alone(path, damage):
     assert path.read_bytes() == content
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_flipped_bit_goes_unnoticed(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("flips") / "ledger"
@@ -154,7 +154,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path_factory, data):
         Ledger(path, 50)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_crash_at_any_byte_of_a_charge_loses_no_earlier_one(tmp_path_factory, data):
     """What a crash leaves of the last line was no charge yet, unless all of it is there; a later charge counts."""

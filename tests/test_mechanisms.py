@@ -201,7 +201,7 @@ def latents_of(records, bound, weights, encode, shared=False, entropy=None):
 WEIGHTS = st.tuples(st.just(0.0) | st.floats(0.01, 2), st.floats(0.1, 2), st.floats(0.1, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 99),
     index=st.integers(0, 11),
@@ -215,7 +215,7 @@ def test_class_statistics_move_by_at_most_the_sensitivity(seed, index, bound, we
     assert distance(*answers, bound, weights) <= np.hypot(np.hypot(*weights[:2]), weights[2]) * (1 + 1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     index=st.integers(0, 5),

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from tf_dp2vae import randomness
 from tf_dp2vae.randomness import GRID, InsecureSeed, SystemEntropy, on_grid, standard_normals
 from tf_dp2vae.validation import InvalidInputError
 
@@ -34,6 +35,16 @@ def test_no_two_draws_are_alike(draws):
     assert len(np.unique(draws)) > MILLIONS - 10
     fresh = [standard_normals(SystemEntropy().generator(), 5) for _ in range(3)]
     assert len({*np.concatenate(fresh)}) == 15
+
+
+def test_keys_are_what_the_operating_system_gives_and_are_asked_for_each_time(monkeypatch):
+    given = [bytes([number]) * 16 for number in range(4)]
+    rest = iter(given)
+    monkeypatch.setattr(randomness.os, "urandom", lambda size: next(rest)[:size])
+    np.testing.assert_array_equal(SystemEntropy().key(), np.frombuffer(given[0], np.int64))
+    found = SystemEntropy().generator().random(), SystemEntropy().stream().generator().random()
+    keys = (int.from_bytes(key, "little") for key in given[1:3])
+    assert found == tuple(np.random.Generator(np.random.Philox(key=key)).random() for key in keys)
 
 
 def test_equal_seeds_repeat_and_shapes_are_kept():

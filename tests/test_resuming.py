@@ -482,7 +482,7 @@ KILL_AT = st.one_of(
 ACTIONS = st.tuples(st.integers(0, 1), st.sampled_from(["a", "a", "a", "a", "a", "b"]), KILL_AT, st.booleans())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(ACTIONS, min_size=1, max_size=6))
 def test_any_sequence_of_fits_kills_resumes_and_refusals_stays_within_the_budget(tmp_path_factory, actions):
     """Two runs share a ledger; each action starts or resumes one, on records `a` or others, to be killed at a write."""

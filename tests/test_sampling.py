@@ -37,7 +37,7 @@ def test_rate_one_takes_every_record_each_time():
     np.testing.assert_array_equal(source.draw(), np.arange(30))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(num=st.integers(1, 60), rate=st.floats(0.01, 1), size=st.integers(1, 40), seed=st.integers(0, 999))
 def test_layout_holds_each_drawn_record_once_and_zeros_elsewhere(num, rate, size, seed):
     records = some_records(num, seed=seed)

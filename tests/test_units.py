@@ -44,7 +44,7 @@ def positions(records):
 IDS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ids=IDS, most=st.integers(1, 5), seed=st.integers(0, 5))
 def test_at_most_k_of_each_person_are_kept_and_no_more_are_dropped(ids, most, seed):
     records, ids = of_persons(ids, most, seed), np.asarray(ids)
@@ -55,7 +55,7 @@ def test_at_most_k_of_each_person_are_kept_and_no_more_are_dropped(ids, most, se
     assert records.num_records == len(ids) and records.num_units == len(np.unique(ids))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ids=IDS, most=st.integers(1, 4), data=st.data())
 def test_what_is_kept_of_others_hangs_neither_on_a_persons_contents_nor_ids(ids, most, data):
     """Stable: give one person's records to somebody else, and the others keep the same ones."""
@@ -70,7 +70,7 @@ def test_text_may_tell_persons_apart():
     assert of_persons(["ann", "bo", "ann", "ann"], 2).num_units == 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ids=IDS, most=st.integers(1, 4), seed=st.integers(0, 99))
 def test_a_draw_takes_all_kept_records_of_a_person_or_none(ids, most, seed):
     records, ids = of_persons(ids, most), np.asarray(ids)

@@ -78,12 +78,11 @@ class LinearImage(keras.Layer):
 
 def build_linear_decoder(image_shape: tuple[int, int, int], components: int, num_classes: int = 0) -> keras.Model:
     """The linear generator as a decoder: [factors] or [factors, label] → logits; for `StatisticsAlone`."""
-    inputs = [keras.Input((components,), name="latent")]
-    if num_classes:
-        inputs.append(keras.Input((num_classes,), name="label"))
-    return keras.Model(
-        inputs, LinearImage(image_shape, components, num_classes, name="linear")(*inputs), name="decoder"
-    )
+    latent, label = keras.Input((components,), name="latent"), keras.Input((num_classes,), name="label")
+    linear = LinearImage(image_shape, components, num_classes, name="linear")
+    if not num_classes:
+        return keras.Model(latent, linear(latent), name="decoder")
+    return keras.Model([latent, label], linear(latent, label), name="decoder")
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -119,6 +118,8 @@ class StatisticsAlone(Dreams):
         covariances[:, :used, :used] = dreamer.feature_scales @ np.swapaxes(dreamer.feature_scales, 1, 2)
         prior.assign(means, covariances)
         prior.frequencies.assign(dreamer.frequencies)
+        # The generator has the released moments by construction; what its samples' energy differs by is noise.
+        model.contrast.energy.assign(0.0)
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
