@@ -231,6 +231,16 @@ def test_killed_run_finds_its_plan_and_its_weights_again(copy, model):
     )
 
 
+def test_checkpoint_on_the_way_back_keeps_the_answers_that_are_still_to_be_given_again(copy, model):
+    begin(copy, model)
+    before, answers = answers_of(copy), model.checkpoints.answers
+    assert model.checkpoints.progress.phase is Phase.PRIVATE and len(before) >= 2
+    given_again = answers._file(answers._charges[answers.position])
+    answers.position += 1
+    model.checkpoints.save()
+    assert answers_of(copy) == [file for file in before if file != given_again]
+
+
 OTHERS = {
     "records": ({"records": some_records(48, seed=9)}, {}, "records was"),
     "a record less": ({"records": some_records(47)}, {}, "48 records, not 47"),

@@ -20,14 +20,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_dp2vae import accounting, objectives
+from tf_dp2vae import accounting
 from tf_dp2vae.accounting import Plan, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms
 from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, StepsDone, refuse_private_control
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.chunks import chunk_size
 from tf_dp2vae.contrast import Contrast
-from tf_dp2vae.gradients import Apply, EngineName, make_engine, plain_apply
+from tf_dp2vae.gradients import EngineName, make_engine
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.mixing import refuse_mixing
@@ -37,29 +37,31 @@ from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
 from tf_dp2vae.randomness import Entropy, SystemEntropy
 from tf_dp2vae.records import Records
-from tf_dp2vae.refusals import as_records, check_networks, check_ready, refuse_unsupported, warn_about_delta
+from tf_dp2vae.refusals import as_records, check_ready, refuse_unsupported, warn_about_delta
 from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
 from tf_dp2vae.statement import Statement, statement_of
 from tf_dp2vae.terms import terms_of
 from tf_dp2vae.units import Unit
+from tf_dp2vae.vae import VAE
 from tf_dp2vae.validation import InvalidInputError, check, check_whole
 
 _VALIDATED_AT_ONCE = 256
+_PAST = "past"
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
-class DP2VAE(keras.Model):
+class DP2VAE(VAE):
     """A conditional variational autoencoder whose decoder may be released.
 
-    Attributes:
-      encoder, decoder: functional Keras models.
-      num_classes: size of the label set, read off the decoder's second input; 0 for a model without labels.
+    Attributes, beside those of `VAE`:
       latent_prior: where samples' latents come from, and how often each class occurs.
       contrast: how samples' logits become pixels.
       ledger: everything that was charged.
       secure_noise: whether all noise so far came from the operating system.
       plan: the constants of the last `fit`, or None.
+      num_records, unit, audit_canaries: of the records it was trained on (N; what the guarantee is about; how many of them
+        were made up for an audit).
     """
 
     def __init__(
@@ -78,11 +80,6 @@ class DP2VAE(keras.Model):
         ledger: Ledger | None = None,
         checkpoints: Checkpoints | None = None,
         entropy: Entropy | None = None,
-        spent: Sequence[dict[str, Any]] = (),
-        spent_insecurely: bool = False,
-        num_records: int | None = None,
-        unit: Unit | None = None,
-        audit_canaries: int = 0,
         **kwargs: Any,
     ):
         """Creates the model; nothing is read or trained yet.
@@ -102,19 +99,12 @@ class DP2VAE(keras.Model):
           ledger: what the training is charged to; by default one in memory of the model's own.
           checkpoints: where a run is kept that may be killed and resumed; by default nowhere.
           entropy: source of private randomness; by default the operating system. `InsecureSeed` is for research.
-          spent: events charged before the model was saved (from `get_config`); for loading.
-          spent_insecurely: whether noise came from a seed before the model was saved; for loading.
-          num_records: N of the records it was trained on; for loading.
-          unit: what the guarantee of that training is about; for loading.
-          audit_canaries: how many of them were made up for an audit; for loading.
 
         Raises:
           InvalidInputError: networks that mix examples (all offending layers are named), or whose shapes do not fit.
         """
-        super().__init__(**kwargs)
-        self.encoder, self.decoder = encoder, decoder
-        self.num_classes = check_networks(encoder, decoder)
-        check_whole(draws=draws, physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
+        super().__init__(encoder, decoder, draws, seed, **kwargs)
+        check_whole(physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
         self.pretraining = pretraining or default_pretraining()
@@ -123,77 +113,29 @@ class DP2VAE(keras.Model):
             isinstance(self.prior, NormalPrior) or not self.pretraining.is_whole_training,
             f"pretraining {type(self.pretraining).__name__} sets the latent prior itself: leave prior out.",
         )
-        self.draws, self.engine, self.physical_batch_size, self.seed = draws, engine, physical_batch_size, seed
+        self.engine, self.physical_batch_size, self.seed = engine, physical_batch_size, seed
         if trials is not None:
             check_whole(trials=trials)
         self.trials = trials
-        self.latent_dim = int(decoder.inputs[0].shape[-1])
         self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
         self.contrast = Contrast(name="contrast")
         self.ledger = ledger if ledger is not None else Ledger()
-        for event in spent:
-            self.ledger.charge(accounting.Event.from_json(event))
         entropy = entropy or SystemEntropy()
         check(
             entropy.secure or not self.ledger.shared,
             "an insecure seed on a shared ledger would void the statements of all its runs: give that run no --ledger.",
         )
         self.mechanisms = Mechanisms(self.ledger, entropy)
-        self.secure_noise = entropy.secure and not spent_insecurely
+        self.secure_noise = entropy.secure
         self.checkpoints = checkpoints or Checkpoints()
         self.plan: Plan | None = None
-        self.num_records, self.unit = num_records, unit or Unit()
-        self.audit_canaries = audit_canaries
+        self.num_records: int | None = None
+        self.unit, self.audit_canaries = Unit(), 0
         self.phase = Phase.PRIVATE
-        self._noise = keras.random.SeedGenerator(seed)
-        self._loss = keras.metrics.Mean(name="loss")
-        self._reconstruction = keras.metrics.Mean(name="reconstruction")
-        self._kl = keras.metrics.Mean(name="kl")
         self._epsilon = EpsilonSpent()
         self.built = True
 
-    # --- What a variational autoencoder can do ----------------------------------------------------------------------
-
-    def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None, apply: Apply = plain_apply) -> list[tf.Tensor]:
-        """Mean and log-variance of q(z|x, y), for images in [0, 1] and labels [examples]."""
-        return apply(self.encoder, self._with_label(images, labels, len(self.encoder.inputs)))
-
-    def decode(self, latent: tf.Tensor, labels: tf.Tensor | None = None, apply: Apply = plain_apply) -> tf.Tensor:
-        """Logits of p(x|z, y), for latents [examples, latent] and labels [examples]."""
-        return apply(self.decoder, self._with_label(latent, labels, len(self.decoder.inputs)))
-
-    def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
-        """Reconstructions in [0, 1] through the latent mean, for images or (images, labels)."""
-        images, labels = inputs if isinstance(inputs, (tuple, list)) else (inputs, None)
-        mean, _ = self.encode(unit_interval(tf.convert_to_tensor(images)), labels)
-        return tf.sigmoid(self.decode(mean, labels))
-
-    def _with_label(self, first: tf.Tensor, labels: tf.Tensor | None, num_inputs: int) -> Any:
-        if num_inputs == 1:
-            return first
-        check(labels is not None, "this model is conditional on the label: pass labels too.")
-        return [first, tf.one_hot(tf.cast(labels, tf.int32), self.num_classes)]
-
-    def elbo(self, apply: Apply, images: tf.Tensor, labels: tf.Tensor, standard_normal: tf.Tensor) -> objectives.Elbo:
-        """The parts of the negative ELBO, each [examples]; standard_normal is [examples, K, latent]."""
-        mean, log_variance = self.encode(images, labels, apply)
-        latent = objectives.draw_latent(mean, log_variance, standard_normal)
-        logits = self.decode(latent, tf.repeat(labels, standard_normal.shape[1]), apply)
-        return objectives.negative_elbo(images, logits, mean, log_variance)
-
-    # --- The loss of one example, as the gradient mechanism wants it ------------------------------------------------
-
-    def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Images [P, …], labels [P] and the latent noise [P, K, latent] that the key defines."""
-        shape = [images.shape[0], self.draws, self.latent_dim]
-        return images, labels, tf.random.stateless_normal(shape, key)
-
-    def losses(self, apply: Apply, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Negative ELBO of each example, [P], in nats."""
-        reconstruction, kl = self.elbo(apply, *batch)
-        return reconstruction + kl
-
-    # --- Training ---------------------------------------------------------------------------------------------------
+    # --- One step ---------------------------------------------------------------------------------------------------
 
     @property
     def private_networks(self) -> list[keras.Model]:
@@ -209,7 +151,7 @@ class DP2VAE(keras.Model):
     def _ordinary_step(self, images: tf.Tensor, labels: tf.Tensor) -> dict[str, Any]:
         """Ordinary gradients: on dreams, on public data, or (unprotected) on records."""
         with tf.GradientTape() as tape:
-            loss = self._mean_elbo(unit_interval(images), labels)
+            loss = self.mean_elbo(unit_interval(images), labels)
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
         return self._logs()
@@ -238,26 +180,6 @@ class DP2VAE(keras.Model):
         gradients = self.optimizer.private_gradients(noised_sum, variables)
         self.optimizer.apply(gradients, variables)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """Mean ELBO of (images, labels) or images. A private number when the images are records."""
-        images, labels = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)
-        images = images[0] if isinstance(images, (tuple, list)) else images
-        images = images[..., None] if images.shape.rank == 3 else images
-        if labels is None and not self.num_classes:
-            labels = tf.zeros([tf.shape(images)[0]], tf.int32)
-        check(labels is not None, "this model is conditional on the label: pass labels too.")
-        self._mean_elbo(unit_interval(images), labels)
-        return {metric.name: metric.result() for metric in (self._loss, self._reconstruction, self._kl)}
-
-    def _mean_elbo(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        noise = keras.random.normal([tf.shape(images)[0], 1, self.latent_dim], seed=self._noise)
-        reconstruction, kl = self.elbo(plain_apply, images, labels, tf.ensure_shape(noise, [None, 1, self.latent_dim]))
-        loss = tf.reduce_mean(reconstruction + kl)
-        self._loss.update_state(loss)
-        self._reconstruction.update_state(reconstruction)
-        self._kl.update_state(kl)
-        return loss
-
     def _logs(self) -> dict[str, Any]:
         return {self._loss.name: self._loss.result(), self._epsilon.name: self._epsilon.result()}
 
@@ -279,6 +201,8 @@ class DP2VAE(keras.Model):
     def get_metrics_result(self) -> dict[str, Any]:
         """What an epoch's end reports."""
         return {name: float(value) for name, value in self._logs().items()}
+
+    # --- Training ---------------------------------------------------------------------------------------------------
 
     def compile(
         self, optimizer: Any = "dp-adam", *, run_eagerly: bool = False, jit_compile: bool | str = "auto"
@@ -502,7 +426,7 @@ class DP2VAE(keras.Model):
     # --- Saving -----------------------------------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
-        """Everything the constructor takes, and what was spent."""
+        """What the constructor takes, and what was done with the model so far."""
         serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
@@ -516,19 +440,29 @@ class DP2VAE(keras.Model):
             "physical_batch_size": self.physical_batch_size,
             "seed": self.seed,
             "trials": self.trials,
-            "num_records": self.num_records,
-            "unit": serialize(self.unit),
-            "audit_canaries": self.audit_canaries,
-            "spent": [event.to_json() for event in self.ledger.events],
-            "spent_insecurely": not self.secure_noise,
+            _PAST: {
+                "num_records": self.num_records,
+                "unit": serialize(self.unit),
+                "audit_canaries": self.audit_canaries,
+                "events": [event.to_json() for event in self.ledger.events],
+                "secure_noise": self.secure_noise,
+            },
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
         """The inverse of `get_config`."""
-        nested = ("encoder", "decoder", "privacy", "pretraining", "prior", "unit")
-        restored = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in nested}
-        return cls(**{**config, **restored})
+        restore = keras.saving.deserialize_keras_object
+        nested = ("encoder", "decoder", "privacy", "pretraining", "prior")
+        own = {name: value for name, value in config.items() if name != _PAST}
+        model = cls(**{**own, **{name: restore(config[name], custom_objects) for name in nested}})
+        past = config[_PAST]
+        for event in past["events"]:
+            model.ledger.charge(accounting.Event.from_json(event))
+        model.secure_noise = past["secure_noise"]
+        model.num_records, model.audit_canaries = past["num_records"], past["audit_canaries"]
+        model.unit = restore(past["unit"], custom_objects)
+        return model
 
     def get_compile_config(self) -> dict[str, Any]:
         """The optimizer."""

@@ -1,0 +1,107 @@
+"""A conditional variational autoencoder as a Keras model: encode, decode, evidence lower bound, evaluation.
+
+Knows nothing of privacy; `model.DP2VAE` is this and its training. Every example's loss depends on that example alone, which
+is what `mixing` makes sure of.
+
+Reference: Kingma and Welling 2014, "Auto-Encoding Variational Bayes"; Sohn, Lee and Yan 2015, "Learning Structured Output
+Representation using Deep Conditional Generative Models".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_dp2vae import objectives
+from tf_dp2vae.gradients import Apply, plain_apply
+from tf_dp2vae.refusals import check_networks
+from tf_dp2vae.sampling import unit_interval
+from tf_dp2vae.validation import check, check_whole
+
+
+class VAE(keras.Model):
+    """Encoder and decoder, with or without labels.
+
+    Attributes:
+      encoder, decoder: functional Keras models.
+      num_classes: size of the label set, read off the decoder's second input; 0 for a model without labels.
+      latent_dim: dimensions of z.
+      draws: K latent draws of each example, over which its loss is averaged.
+    """
+
+    def __init__(self, encoder: keras.Model, decoder: keras.Model, draws: int, seed: int, **kwargs: Any):
+        """Args: the networks; K; seed of the latent draws in ordinary training and evaluation.
+
+        Raises:
+          InvalidInputError: networks whose shapes do not fit.
+        """
+        super().__init__(**kwargs)
+        self.encoder, self.decoder = encoder, decoder
+        self.num_classes = check_networks(encoder, decoder)
+        check_whole(draws=draws)
+        self.latent_dim = int(decoder.inputs[0].shape[-1])
+        self.draws = draws
+        self._noise = keras.random.SeedGenerator(seed)
+        self._loss = keras.metrics.Mean(name="loss")
+        self._reconstruction = keras.metrics.Mean(name="reconstruction")
+        self._kl = keras.metrics.Mean(name="kl")
+
+    def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None, apply: Apply = plain_apply) -> list[tf.Tensor]:
+        """Mean and log-variance of q(z|x, y), for images in [0, 1] and labels [examples]."""
+        return apply(self.encoder, self._with_label(images, labels, len(self.encoder.inputs)))
+
+    def decode(self, latent: tf.Tensor, labels: tf.Tensor | None = None, apply: Apply = plain_apply) -> tf.Tensor:
+        """Logits of p(x|z, y), for latents [examples, latent] and labels [examples]."""
+        return apply(self.decoder, self._with_label(latent, labels, len(self.decoder.inputs)))
+
+    def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
+        """Reconstructions in [0, 1] through the latent mean, for images or (images, labels)."""
+        images, labels = inputs if isinstance(inputs, (tuple, list)) else (inputs, None)
+        mean, _ = self.encode(unit_interval(tf.convert_to_tensor(images)), labels)
+        return tf.sigmoid(self.decode(mean, labels))
+
+    def _with_label(self, first: tf.Tensor, labels: tf.Tensor | None, num_inputs: int) -> Any:
+        if num_inputs == 1:
+            return first
+        check(labels is not None, "this model is conditional on the label: pass labels too.")
+        return [first, tf.one_hot(tf.cast(labels, tf.int32), self.num_classes)]
+
+    def elbo(self, apply: Apply, images: tf.Tensor, labels: tf.Tensor, standard_normal: tf.Tensor) -> objectives.Elbo:
+        """The parts of the negative ELBO, each [examples]; standard_normal is [examples, K, latent]."""
+        mean, log_variance = self.encode(images, labels, apply)
+        latent = objectives.draw_latent(mean, log_variance, standard_normal)
+        logits = self.decode(latent, tf.repeat(labels, standard_normal.shape[1]), apply)
+        return objectives.negative_elbo(images, logits, mean, log_variance)
+
+    def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Images [P, …], labels [P] and the latent noise [P, K, latent] that the key defines."""
+        shape = [images.shape[0], self.draws, self.latent_dim]
+        return images, labels, tf.random.stateless_normal(shape, key)
+
+    def losses(self, apply: Apply, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Negative ELBO of each example, [P], in nats."""
+        reconstruction, kl = self.elbo(apply, *batch)
+        return reconstruction + kl
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Mean ELBO of (images, labels) or images. A private number when the images are records."""
+        images, labels = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)
+        images = images[0] if isinstance(images, (tuple, list)) else images
+        images = images[..., None] if images.shape.rank == 3 else images
+        if labels is None and not self.num_classes:
+            labels = tf.zeros([tf.shape(images)[0]], tf.int32)
+        check(labels is not None, "this model is conditional on the label: pass labels too.")
+        self.mean_elbo(unit_interval(images), labels)
+        return {metric.name: metric.result() for metric in (self._loss, self._reconstruction, self._kl)}
+
+    def mean_elbo(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Mean negative ELBO of a batch, images in [0, 1], with one draw an example; the trackers follow."""
+        noise = keras.random.normal([tf.shape(images)[0], 1, self.latent_dim], seed=self._noise)
+        reconstruction, kl = self.elbo(plain_apply, images, labels, tf.ensure_shape(noise, [None, 1, self.latent_dim]))
+        loss = tf.reduce_mean(reconstruction + kl)
+        self._loss.update_state(loss)
+        self._reconstruction.update_state(reconstruction)
+        self._kl.update_state(kl)
+        return loss
