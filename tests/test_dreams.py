@@ -25,24 +25,25 @@ def statistics(covariance, noise, seed=0, shares=(0.5, 0.3, 0.2)):
     return Moments(counts, np.zeros((len(shares), D)), (N * covariance + symmetric)[None], 1.0, 1.0, noise)
 
 
-def test_components_above_the_noise_edge_are_kept_and_only_they():
+def test_strong_components_come_first_and_no_more_than_wanted():
     values = np.zeros(D)
     values[:4] = [1.0, 0.7, 0.5, 0.4]
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((D, D)))[0]
-    noise = 0.02 * N
-    found = components(statistics(rotation * values @ rotation.T, noise), np.eye(D), at_most=D)
-    assert found.basis.shape == (D, 4)
-    overlap = np.linalg.svd(found.basis.T @ rotation[:, :4])[1]
-    assert overlap.min() > 0.9
-    assert components(statistics(rotation * values @ rotation.T, noise), np.eye(D), at_most=2).basis.shape == (D, 2)
+    answer = statistics(rotation * values @ rotation.T, 0.02 * N)
+    found = components(answer, np.eye(D), at_most=D).basis
+    assert 4 <= found.shape[1] < D / 2
+    assert np.linalg.svd(found[:, :4].T @ rotation[:, :4])[1].min() > 0.9
+    np.testing.assert_allclose(found.T @ found, np.eye(found.shape[1]), atol=1e-9)
+    assert components(answer, np.eye(D), at_most=2).basis.shape == (D, 2)
 
 
-def test_pure_noise_gives_few_components():
+def test_of_pure_noise_the_part_beyond_half_its_edge_is_kept():
+    """Eigenvalues of noise follow Wigner's semicircle, of which 19.6 % lie beyond half the radius."""
     kept = [
-        components(statistics(np.zeros((D, D)), 0.02 * N, seed), np.eye(D), at_most=D).basis.shape[1]
+        components(statistics(np.zeros((D, D)), 0.02 * N, seed), np.eye(D), at_most=D).basis.shape[1] / D
         for seed in range(30)
     ]
-    assert max(kept) <= 2 and np.mean(kept) < 1.3
+    assert abs(np.mean(kept) - (1 / 3 - np.sqrt(3) / (4 * np.pi))) < 0.03
 
 
 def test_frequencies_follow_the_noisy_counts_and_empty_classes_get_the_overall_mean():

@@ -4,7 +4,7 @@ Two releases, both Gaussian mechanisms over all records, both small beside the n
 
   1. `class statistics`: counts, class means, and the shared second moment of the images' lowest spatial frequencies (a
      constant DCT basis; frequencies concentrate an image's energy better than pooled pixels do at equal dimension).
-     The principal components of its within-class part that stand above the noise edge are kept.
+     The principal components of its within-class part that do not drown in the noise are kept.
   2. `dream moments`: per class the mean and second moment of each image's coordinates on those components. It is the
      latent-moments mechanism with a linear encoder.
 
@@ -27,6 +27,8 @@ from tf_dp2vae.mechanisms import Moments
 
 _IMAGE_BOUND = 10 / 28
 """Bound on an image's norm, for each √pixel: 10 for 28×28."""
+_EDGE_SHARE = 0.5
+"""Components above this part of the noise edge are kept: the second release looks at each again, with less noise."""
 _DEVIATION_SHARE = 0.03
 """κ: how far a class's covariance strays from the shared one, as a fraction of it; from other image data, not records."""
 
@@ -109,7 +111,7 @@ class Components:
 
 
 def components(statistics: Moments, basis: np.ndarray, at_most: int) -> Components:
-    """Principal components of the within-class covariance that stand above the noise edge 2·√d·σ."""
+    """Principal components of the within-class covariance that stand above half the noise edge, 2·√d·σ."""
     assert statistics.counts is not None
     raw = np.maximum(statistics.counts, 0.0)
     frequencies = raw / raw.sum() if raw.sum() > 0 else np.full(len(raw), 1 / len(raw))
@@ -123,7 +125,7 @@ def components(statistics: Moments, basis: np.ndarray, at_most: int) -> Componen
     values, vectors = np.linalg.eigh(within)
     # Entries off the diagonal carry second_noise/√2; the largest eigenvalue of such noise is about 2·√d times that.
     edge = 2 * np.sqrt(len(values)) * statistics.second_noise / np.sqrt(2) / counts.sum()
-    keep = max(1, min(at_most, int((values > edge).sum())))
+    keep = max(1, min(at_most, int((values > _EDGE_SHARE * edge).sum())))
     return Components(projected @ basis.T, counts, trust, frequencies, basis @ vectors[:, ::-1][:, :keep])
 
 

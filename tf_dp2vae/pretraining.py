@@ -203,8 +203,8 @@ class Dreams(_WithSleep):
 
 _LEAST_SPREAD = 0.01
 """Below this a coordinate of images in [0, 1] is noise, and to stretch it to unit size would drown the others."""
-_FEATURE_BOUND = 0.8
-"""Bound on an image's distance from its class mean, as a fraction of the bound on images."""
+_FEATURE_BOUND = 0.6
+"""Bound on an image's distance from its class mean, as a fraction of the bound on images: noise falls with its square."""
 _STATISTICS_WEIGHTS = (0.25, 1.0, 1.0)
 _MOMENT_WEIGHTS = (0.0, 0.5, 1.0)
 
