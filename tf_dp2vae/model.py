@@ -23,6 +23,7 @@ import tensorflow as tf
 from tf_dp2vae import accounting, objectives
 from tf_dp2vae.accounting import Plan, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms
+from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, StepsDone, refuse_private_control
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.chunks import chunk_size
@@ -35,7 +36,7 @@ from tf_dp2vae.optimizers import NoisedSum, get_dp_optimizer
 from tf_dp2vae.pretraining import Pretraining, default_pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
-from tf_dp2vae.randomness import Entropy, SystemEntropy
+from tf_dp2vae.randomness import Entropy, SystemEntropy, fold
 from tf_dp2vae.records import Records
 from tf_dp2vae.refusals import as_records, check_networks, check_ready, refuse_unsupported, warn_about_delta
 from tf_dp2vae.sampler import Sampler
@@ -71,6 +72,7 @@ class DP2VAE(keras.Model):
         pretraining: Pretraining | None = None,
         prior: Prior | None = None,
         draws: int = 1,
+        augmentation: Shifts | None = None,
         engine: EngineName = "book-keeping",
         physical_batch_size: int | None = None,
         seed: int = 0,
@@ -94,6 +96,7 @@ class DP2VAE(keras.Model):
           pretraining: what happens before the private phase, and which networks that phase trains.
           prior: how the latent prior is made after training.
           draws: K latent draws of each example, averaged before clipping.
+          augmentation: moves records in the private phase, a copy for each draw; averaged before clipping too. None: off.
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
           physical_batch_size: examples processed at once; memory against speed, never privacy. None: from shapes
             (`chunks`).
@@ -124,6 +127,9 @@ class DP2VAE(keras.Model):
             f"pretraining {type(self.pretraining).__name__} sets the latent prior itself: leave prior out.",
         )
         self.draws, self.engine, self.physical_batch_size, self.seed = draws, engine, physical_batch_size, seed
+        if augmentation is not None:
+            augmentation.check_fits(tuple(encoder.inputs[0].shape[1:]))
+        self.augmentation = augmentation
         if trials is not None:
             check_whole(trials=trials)
         self.trials = trials
@@ -184,14 +190,22 @@ class DP2VAE(keras.Model):
     # --- The loss of one example, as the gradient mechanism wants it ------------------------------------------------
 
     def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Images [P, …], labels [P] and the latent noise [P, K, latent] that the key defines."""
-        shape = [images.shape[0], self.draws, self.latent_dim]
-        return images, labels, tf.random.stateless_normal(shape, key)
+        """Images [P, …], labels [P] and the latent noise [P, K, latent] that the key defines; [P, K, …] where augmented."""
+        noise = tf.random.stateless_normal([images.shape[0], self.draws, self.latent_dim], key)
+        if self.augmentation is not None:
+            images = self.augmentation.copies(images, self.draws, fold(key, 1))
+        return images, labels, noise
 
     def losses(self, apply: Apply, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Negative ELBO of each example, [P], in nats."""
-        reconstruction, kl = self.elbo(apply, *batch)
-        return reconstruction + kl
+        """Negative ELBO of each example, [P], in nats; where augmented, the mean over its copies."""
+        if self.augmentation is None:
+            reconstruction, kl = self.elbo(apply, *batch)
+            return reconstruction + kl
+        images, labels, noise = batch
+        copies = tf.reshape(images, [-1, *images.shape[2:]])
+        labels, noise = tf.repeat(labels, self.draws), tf.reshape(noise, [-1, 1, self.latent_dim])
+        reconstruction, kl = self.elbo(apply, copies, labels, noise)
+        return tf.reduce_mean(tf.reshape(reconstruction + kl, [-1, self.draws]), axis=1)
 
     # --- Training ---------------------------------------------------------------------------------------------------
 
@@ -512,6 +526,7 @@ class DP2VAE(keras.Model):
             "pretraining": serialize(self.pretraining),
             "prior": serialize(self.prior),
             "draws": self.draws,
+            "augmentation": serialize(self.augmentation),
             "engine": self.engine,
             "physical_batch_size": self.physical_batch_size,
             "seed": self.seed,
@@ -526,8 +541,10 @@ class DP2VAE(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
         """The inverse of `get_config`."""
-        nested = ("encoder", "decoder", "privacy", "pretraining", "prior", "unit")
-        restored = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in nested}
+        nested = ("encoder", "decoder", "privacy", "pretraining", "prior", "augmentation", "unit")
+        # What was saved before a part existed does not name it.
+        parts = {name: config[name] for name in nested if name in config}
+        restored = {name: keras.saving.deserialize_keras_object(part, custom_objects) for name, part in parts.items()}
         return cls(**{**config, **restored})
 
     def get_compile_config(self) -> dict[str, Any]:
