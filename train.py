@@ -24,7 +24,7 @@ from tf_dp2vae.figures import training_curves
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.optimizers import DPAdam
 from tf_dp2vae.resuming import parse_training, run_folder
-from tf_dp2vae.setup import make_entropy, make_networks, make_pretraining, make_prior
+from tf_dp2vae.setup import make_augmentation, make_entropy, make_networks, make_pretraining, make_prior
 
 
 @one_line_errors
@@ -33,6 +33,7 @@ def main() -> None:
     dataset = datasets.load(flags.dataset, flags.data, flags.num_classes, flags.unit, flags.max_per_unit, flags.seed)
     records = dataset.train
     pretraining, prior = make_pretraining(flags, records), make_prior(flags)
+    augmentation = make_augmentation(flags, records)
     run = run_folder(flags, dataset.name)
     canaries = ImageCanaries.of_run(run.private, records, flags.audit_canaries, flags.seed)
     records = records.joined(*canaries) if canaries else records
@@ -48,6 +49,7 @@ def main() -> None:
             pretraining=pretraining,
             prior=prior,
             draws=flags.draws,
+            augmentation=augmentation,
             engine=flags.engine,
             physical_batch_size=flags.physical_batch_size,
             seed=flags.seed,

@@ -18,6 +18,7 @@ import train
 from tf_dp2vae import DP2VAE, DPAdam, Dreams, GaussianPrior, Unprotected, accounting, durable
 from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms, Answers, _moments
+from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.durable import DamagedFileError, held
 from tf_dp2vae.ledger import Ledger
@@ -248,6 +249,7 @@ OTHERS = {
     "rounds": ({"rounds": 3}, {}, "rounds was 2, is now 3"),
     "seed": ({}, {"seed": 4}, "seed was 3, is now 4"),
     "draws": ({}, {"draws": 2}, "draws was 1, is now 2"),
+    "augmentation": ({}, {"augmentation": Shifts(1)}, "augmentation was None, is now {'pixels': 1}"),
     "epsilon": ({}, {"privacy": Privacy(3.0, 1e-5)}, "epsilon was 2.0, is now 3.0"),
     "clip": ({}, {"privacy": Privacy(2.0, 1e-5, l2_norm_clip=0.5)}, "l2_norm_clip was 1.0, is now 0.5"),
     "prior": ({}, {"prior": GaussianPrior(share=0.2)}, "prior share was 0.05, is now 0.2"),

@@ -81,7 +81,11 @@ BAD_FLAGS = [
         )
         for value in ("0", "-1", "1.5", "many")
     ),
-    *((flag, value) for flag in ("--sleep-steps", "--seed", "--insecure-seed") for value in ("-1", "0.5", "x")),
+    *(
+        (flag, value)
+        for flag in ("--sleep-steps", "--seed", "--insecure-seed", "--shifts")
+        for value in ("-1", "0.5", "x")
+    ),
     ("--no-such-flag", "3"),
 ]
 
@@ -107,6 +111,7 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--unit", "patient"), "no array patient"),
         (("--max-per-unit", "3"), "without --unit"),
         (("--unit", "patient", "--ledger", "ledger"), "drop --ledger"),
+        (("--shifts", "8"), "choose less than 8"),
         (("--name", "a/b"), "'a/b'"),
         (("--name", ".."), "'..'"),
         (("--name", "n" * 300), "n" * 20),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tf_dp2vae.accounting import Privacy as Privacy
+    from tf_dp2vae.augmentation import Shifts as Shifts
     from tf_dp2vae.ledger import Ledger as Ledger
     from tf_dp2vae.model import DP2VAE as DP2VAE
     from tf_dp2vae.networks import build_decoder as build_decoder
@@ -43,6 +44,7 @@ _HOME = {
     "Privacy": "accounting",
     "Public": "pretraining",
     "Records": "records",
+    "Shifts": "augmentation",
     "Unprotected": "pretraining",
     "bound_per_unit": "units",
     "build_decoder": "networks",

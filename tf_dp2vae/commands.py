@@ -88,6 +88,7 @@ class TrainFlags:
       learning_rate: of the private phase's Adam.
       ema: momentum of the weight average that is released, from 0 (none) to below 1.
       draws: latent draws of each record, averaged before clipping.
+      shifts: the largest shift of a record in pixels, another for each of its --draws, averaged before clipping; 0 for none.
       latent_dim: dimensions of z.
       width: channels of the networks' outer layers.
       pretrain_steps: ordinary steps on dreams or public data, 256 images each.
@@ -128,6 +129,7 @@ class TrainFlags:
     learning_rate: float = 1e-3
     ema: float = 0.98
     draws: int = 1
+    shifts: int = 0
     latent_dim: int = 24
     width: int = 32
     pretrain_steps: int = 2000
@@ -166,6 +168,7 @@ class TrainFlags:
             pretrain_epochs=self.pretrain_epochs,
         )
         check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps)
+        check_whole(minimum=0, maximum=_WIDEST, shifts=self.shifts)
         check_whole(minimum=0, seed=self.seed, audit_canaries=self.audit_canaries)
         check(
             0 <= self.checkpoint_seconds < math.inf,

@@ -81,9 +81,9 @@ class Mechanisms:
         """Σ over the Poisson batch of min(1, C/‖g_i‖) g_i, plus N(0, (σC)² I). Compiles; charge before running.
 
         Sensitivity: a record is in the batch or not (Poisson, probability q), and in it contributes one vector over all
-        `variables` together, clipped to norm C once. Its draws of z are averaged inside g_i. Padding and non-finite
-        examples contribute zero. So the sum moves by at most C when a record is nulled, whatever the weights, provided
-        that the weights are functions of earlier answers only.
+        `variables` together, clipped to norm C once. Its draws of z, and its augmented copies, are averaged inside g_i.
+        Padding and non-finite examples contribute zero. So the sum moves by at most C when a record is nulled, whatever
+        the weights, provided that the weights are functions of earlier answers only.
         Event: Poisson-sampled Gaussian(q, σ), once for each step.
 
         Args:

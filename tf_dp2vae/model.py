@@ -23,6 +23,7 @@ import tensorflow as tf
 from tf_dp2vae import accounting
 from tf_dp2vae.accounting import Plan, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms
+from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, StepsDone, refuse_private_control
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.chunks import chunk_size
@@ -73,6 +74,7 @@ class DP2VAE(VAE):
         pretraining: Pretraining | None = None,
         prior: Prior | None = None,
         draws: int = 1,
+        augmentation: Shifts | None = None,
         engine: EngineName = "book-keeping",
         physical_batch_size: int | None = None,
         seed: int = 0,
@@ -91,6 +93,7 @@ class DP2VAE(VAE):
           pretraining: what happens before the private phase, and which networks that phase trains.
           prior: how the latent prior is made after training.
           draws: K latent draws of each example, averaged before clipping.
+          augmentation: moves records in the private phase, a copy for each draw; averaged before clipping too. None: off.
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
           physical_batch_size: examples processed at once; memory against speed, never privacy. None: from shapes
             (`chunks`).
@@ -103,7 +106,7 @@ class DP2VAE(VAE):
         Raises:
           InvalidInputError: networks that mix examples (all offending layers are named), or whose shapes do not fit.
         """
-        super().__init__(encoder, decoder, draws, seed, **kwargs)
+        super().__init__(encoder, decoder, draws, augmentation, seed, **kwargs)
         check_whole(physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
@@ -436,6 +439,7 @@ class DP2VAE(VAE):
             "pretraining": serialize(self.pretraining),
             "prior": serialize(self.prior),
             "draws": self.draws,
+            "augmentation": serialize(self.augmentation),
             "engine": self.engine,
             "physical_batch_size": self.physical_batch_size,
             "seed": self.seed,
@@ -453,7 +457,7 @@ class DP2VAE(VAE):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
         """The inverse of `get_config`."""
         restore = keras.saving.deserialize_keras_object
-        nested = ("encoder", "decoder", "privacy", "pretraining", "prior")
+        nested = ("encoder", "decoder", "privacy", "pretraining", "prior", "augmentation")
         own = {name: value for name, value in config.items() if name != _PAST}
         model = cls(**{**own, **{name: restore(config[name], custom_objects) for name in nested}})
         past = config[_PAST]

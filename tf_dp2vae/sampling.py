@@ -9,7 +9,6 @@ memory is a knob that cannot change privacy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -104,10 +103,6 @@ class PoissonSource:
     def dataset(self) -> tf.data.Dataset:
         """An endless dataset of batches; the next is drawn while a step runs."""
 
-        def batches() -> Iterator[PoissonBatch]:
-            while True:
-                yield self.batch()
-
         size = self.physical_batch_size
         signature = PoissonBatch(
             tf.TensorSpec([None, size, *self._records.image_shape], tf.uint8),
@@ -117,7 +112,13 @@ class PoissonSource:
             tf.TensorSpec([2], tf.int64),
             tf.TensorSpec([self.num_weights], tf.float64),
         )
-        return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1)
+
+        def drawn(_: tf.Tensor) -> PoissonBatch:
+            arrays = tf.numpy_function(self.batch, [], [spec.dtype for spec in signature])
+            return PoissonBatch(*(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, signature)))
+
+        # One call a batch, one after the other: `from_generator` would check each array once more in Python.
+        return tf.data.Dataset.counter().map(drawn).prefetch(1)
 
 
 def unprotected_batches(records: Records, batch_size: int, seed: int) -> tf.data.Dataset:

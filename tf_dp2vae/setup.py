@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from tf_dp2vae import datasets
+from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
 from tf_dp2vae.commands import TrainFlags
 from tf_dp2vae.networks import build_decoder, build_encoder
@@ -32,6 +33,15 @@ def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
     if flags.pretrain == "not-private":
         return NotPrivate(flags.pretrain_epochs, flags.pretrain_learning_rate)
     return NoPretraining()
+
+
+def make_augmentation(flags: TrainFlags, records: Records) -> Shifts | None:
+    """The shifts that the flags ask for; refused where an image is too small for them."""
+    if not flags.shifts:
+        return None
+    shifts = Shifts(flags.shifts)
+    shifts.check_fits(records.image_shape)
+    return shifts
 
 
 def make_prior(flags: TrainFlags) -> Prior:

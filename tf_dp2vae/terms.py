@@ -38,6 +38,7 @@ def terms_of(model: DP2VAE, records: Records, batch_size: int, rounds: int, step
         "rounds": rounds,
         "steps in a round": steps_per_round,
         "draws": model.draws,
+        "augmentation": None if model.augmentation is None else asdict(model.augmentation),
         "seed": model.seed,
         **_named("pretraining", model.pretraining, model.pretraining.get_config()),
         **_named("prior", model.prior, model.prior.get_config()),

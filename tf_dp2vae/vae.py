@@ -15,7 +15,9 @@ import keras
 import tensorflow as tf
 
 from tf_dp2vae import objectives
+from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.gradients import Apply, plain_apply
+from tf_dp2vae.randomness import fold
 from tf_dp2vae.refusals import check_networks
 from tf_dp2vae.sampling import unit_interval
 from tf_dp2vae.validation import check, check_whole
@@ -29,20 +31,31 @@ class VAE(keras.Model):
       num_classes: size of the label set, read off the decoder's second input; 0 for a model without labels.
       latent_dim: dimensions of z.
       draws: K latent draws of each example, over which its loss is averaged.
+      augmentation: moves each example, another way for each of its draws; None for none.
     """
 
-    def __init__(self, encoder: keras.Model, decoder: keras.Model, draws: int, seed: int, **kwargs: Any):
-        """Args: the networks; K; seed of the latent draws in ordinary training and evaluation.
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        draws: int,
+        augmentation: Shifts | None,
+        seed: int,
+        **kwargs: Any,
+    ):
+        """Args: the networks; K; how copies are moved; seed of the latent draws in ordinary training and evaluation.
 
         Raises:
-          InvalidInputError: networks whose shapes do not fit.
+          InvalidInputError: networks whose shapes do not fit, or shifts that move an image out of itself.
         """
         super().__init__(**kwargs)
         self.encoder, self.decoder = encoder, decoder
         self.num_classes = check_networks(encoder, decoder)
         check_whole(draws=draws)
+        if augmentation is not None:
+            augmentation.check_fits(tuple(encoder.inputs[0].shape[1:]))
         self.latent_dim = int(decoder.inputs[0].shape[-1])
-        self.draws = draws
+        self.draws, self.augmentation = draws, augmentation
         self._noise = keras.random.SeedGenerator(seed)
         self._loss = keras.metrics.Mean(name="loss")
         self._reconstruction = keras.metrics.Mean(name="reconstruction")
@@ -76,14 +89,22 @@ class VAE(keras.Model):
         return objectives.negative_elbo(images, logits, mean, log_variance)
 
     def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Images [P, …], labels [P] and the latent noise [P, K, latent] that the key defines."""
-        shape = [images.shape[0], self.draws, self.latent_dim]
-        return images, labels, tf.random.stateless_normal(shape, key)
+        """Images [P, …], labels [P] and the latent noise [P, K, latent] that the key defines; [P, K, …] where augmented."""
+        noise = tf.random.stateless_normal([images.shape[0], self.draws, self.latent_dim], key)
+        if self.augmentation is not None:
+            images = self.augmentation.copies(images, self.draws, fold(key, 1))
+        return images, labels, noise
 
     def losses(self, apply: Apply, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Negative ELBO of each example, [P], in nats."""
-        reconstruction, kl = self.elbo(apply, *batch)
-        return reconstruction + kl
+        """Negative ELBO of each example, [P], in nats; where augmented, the mean over its copies."""
+        if self.augmentation is None:
+            reconstruction, kl = self.elbo(apply, *batch)
+            return reconstruction + kl
+        images, labels, noise = batch
+        copies = tf.reshape(images, [-1, *images.shape[2:]])
+        labels, noise = tf.repeat(labels, self.draws), tf.reshape(noise, [-1, 1, self.latent_dim])
+        reconstruction, kl = self.elbo(apply, copies, labels, noise)
+        return tf.reduce_mean(tf.reshape(reconstruction + kl, [-1, self.draws]), axis=1)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Mean ELBO of (images, labels) or images. A private number when the images are records."""

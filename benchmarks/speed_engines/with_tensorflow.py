@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 from speed_engines.shapes import CLASSES, HIDDEN, PROJECTED, Shapes, records
@@ -64,31 +66,39 @@ def make_model(shapes: Shapes, draws: int = 1) -> DP2VAE:
     return model
 
 
-def _our_step(shapes: Shapes, model: DP2VAE, images, labels, xla: bool) -> Step:
-    """As `fit` takes it, index draw, gather and noise on their thread; at q = 1, so that each engine does the same work."""
-    variables = model.trainable_variables
-    records = Records(images, labels, CLASSES)
-    num_weights = model.decoder.count_params()
-    size = shapes.physical or chunk_size(model.private_networks, len(images), 1.0, model.draws)
-    source = PoissonSource(records, 1.0, min(size, len(images)), SystemEntropy(), num_weights)
-    batches = iter(source.dataset())
+def our_source(model: DP2VAE, images: np.ndarray, labels: np.ndarray, physical: int | None = None) -> PoissonSource:
+    """Readies the model for private steps as `fit` does; its batches at q = 1, so that each engine does the same work."""
+    size = physical or chunk_size(model.private_networks, len(images), 1.0, model.draws)
     model.compile(DPAdam(l2_norm_clip=1.0, noise_multiplier=1.0, expected_batch_size=float(len(images))))
     model._engine = make_engine("book-keeping", model.private_networks)
-    model.optimizer.build(variables)
-    step = tf.function(model._private_step, jit_compile=xla, reduce_retracing=True)
-    return lambda: step(next(batches))["loss"].numpy()
+    model.optimizer.build(model.trainable_variables)
+    num_weights, records = model.decoder.count_params(), Records(images, labels, CLASSES)
+    return PoissonSource(records, 1.0, min(size, len(images)), SystemEntropy(), num_weights)
+
+
+def _our_step(shapes: Shapes, model: DP2VAE, images: np.ndarray, labels: np.ndarray, xla: bool) -> Step:
+    """As `fit` takes it: index draw, gather and noise on their thread, the batch fetched inside the program."""
+    batches = iter(our_source(model, images, labels, shapes.physical).dataset())
+    compiled = tf.function(model._private_step, jit_compile=xla, reduce_retracing=True)
+    step = tf.function(lambda batches: compiled(next(batches)), reduce_retracing=True)
+    return lambda: step(batches)["loss"].numpy()
+
+
+def ordinary_gradients(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    """The ordinary step's gradients, one a variable, and its loss."""
+    with tf.GradientTape() as tape:
+        noise = keras.random.normal([images.shape[0], model.draws, model.latent_dim], seed=model._noise)
+        loss = tf.reduce_mean(model.losses(plain_apply, (unit_interval(images), labels, noise)))
+    return tape.gradient(loss, model.trainable_variables), loss
 
 
 def _ordinary_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor, xla: bool) -> Step:
     optimizer, variables = keras.optimizers.Adam(), model.trainable_variables
     optimizer.build(variables)
-    shape = [images.shape[0], model.draws, model.latent_dim]
 
     def compute() -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            noise = keras.random.normal(shape, seed=model._noise)
-            loss = tf.reduce_mean(model.losses(plain_apply, (unit_interval(images), labels, noise)))
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        gradients, loss = ordinary_gradients(model, images, labels)
+        optimizer.apply(gradients, variables)
         return loss
 
     step = tf.function(compute, jit_compile=xla)

@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import importlib
 import re
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -50,8 +51,16 @@ def _answer(run: Callable[[], None], question: str, before: float) -> float:
     return warm if warm > 1e3 else _milliseconds(run, 0.1)
 
 
+def _bound_memory() -> None:
+    """Two thirds of the machine's, so that a Jacobian that does not fit ends its own process and no other."""
+    bound = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 2 // 3
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+
 def main() -> None:
     framework, engine, network, batch, draws = sys.argv[1:]
+    if engine.startswith("tfp-"):
+        _bound_memory()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what frameworks print is no answer
     module = importlib.import_module(f"speed_engines.with_{framework}")
