@@ -53,6 +53,8 @@ LEVERS = (
     Lever("latent clip 2 instead of 1.4", "--prior-clip 2", "worse: twice the noise on the prior's covariances"),
     Lever("twice the budget for the prior", "--prior-share 0.1", "a little better there, a little worse elsewhere"),
     Lever("no sleep", "--sleep-steps 0", "worse: the encoder knows dreams only"),
+    Lever("five rounds", "--rounds 5", "better: an encoder that follows the decoder more closely"),
+    Lever("8 copies, shifted by up to 2 pixels", "--draws 8 --shifts 2", "better for digits: more varied gradients"),
     Lever("no weight average", "--ema 0", "worse: the last step's noise stays in the weights"),
     Lever("4 latent draws", "--draws 4", "better: less variance in each gradient, for time only"),
     Lever("twice the steps", "--steps 300", "even: more progress, more noise in each step"),
