@@ -206,10 +206,11 @@ def draw(rows: list[dict], growth: list[dict], file: Path) -> None:
     for color, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
         for engine, style in ((OURS, "-o"), (ORDINARY[1], "--")):
             points = [r for r in rows if r["network"] == network and r["engine"] == engine]
+            points.sort(key=lambda r: r["batch"])
             rates = [1e3 * r["batch"] / r["median_ms"] for r in points]
             middle.plot([r["batch"] for r in points], rates, style, color=f"C{color}", label=f"{network}, {engine}")
     middle.set(xscale="log", yscale="log", xlabel="batch", ylabel="examples a second")
-    middle.legend(fontsize=7)
+    middle.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.12), ncol=2)
     ours = [row for row in growth if row["engine"] == OURS]
     names = [f"{row['network']}, K={row['draws']}" for row in ours]
     for axis in right:
