@@ -53,7 +53,10 @@ def table(rows: list[Row], published: list[Row]) -> str:
         for method in dict.fromkeys(row["method"] for row in here if row["method"] not in _ONLY_AMOUNTS):
             group = [row for row in here if row["method"] == method]
             parts.append(_line(group, method, GUARANTEES.get(method, "end to end")))
-        real = list({row["seed"]: row["on_records"] for row in here if row.get("on_records")}.values())
+        # The reference is trained once for all seeds, so equal figures are one training.
+        real = [
+            dict(once) for once in dict.fromkeys(tuple(r["on_records"].items()) for r in here if r.get("on_records"))
+        ]
         if real:
             figures = " | ".join(spread([row[figure] for row in real], 1, 100) for figure in FIGURES[:3])
             parts.append(f"| real training images | none | {figures} | – | – | {len(real)} | – |")
