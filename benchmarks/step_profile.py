@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import keras
 import tensorflow as tf
 from simple_parsing import ArgumentParser, DashVariant
 from speed_engines.shapes import records, shapes_of
-from speed_engines.with_tensorflow import Step, make_model, ordinary_gradients, our_source
+from speed_engines.with_tensorflow import Step, make_model, ordinary_gradients, ordinary_step, our_source
 
 from tf_dp2vae import DP2VAE, mechanisms
 from tf_dp2vae.randomness import SystemEntropy, fold, standard_normals
@@ -63,17 +62,9 @@ def ordinary_programs(flags: Flags) -> dict[str, Step]:
     shapes = shapes_of(flags.network)
     model = make_model(shapes)
     images, labels = map(tf.constant, records(shapes, flags.batch))
-    optimizer, variables = keras.optimizers.Adam(), model.trainable_variables
-    optimizer.build(variables)
-
-    def step() -> tf.Tensor:
-        gradients, loss = ordinary_gradients(model, images, labels)
-        optimizer.apply(gradients, variables)
-        return loss
-
     return {
         "ordinary: gradient": called(lambda: ordinary_gradients(model, images, labels)),
-        "ordinary: and Adam, the whole step": called(step),
+        "ordinary: and Adam, the whole step": called(ordinary_step(model, images, labels)),
     }
 
 

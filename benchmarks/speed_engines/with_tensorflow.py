@@ -92,7 +92,8 @@ def ordinary_gradients(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor) -> t
     return tape.gradient(loss, model.trainable_variables), loss
 
 
-def _ordinary_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor, xla: bool) -> Step:
+def ordinary_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor) -> Callable[[], tf.Tensor]:
+    """The ordinary step, which Adam ends, to be compiled; gives its loss."""
     optimizer, variables = keras.optimizers.Adam(), model.trainable_variables
     optimizer.build(variables)
 
@@ -101,7 +102,11 @@ def _ordinary_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor, xla: boo
         optimizer.apply(gradients, variables)
         return loss
 
-    step = tf.function(compute, jit_compile=xla)
+    return compute
+
+
+def _ordinary_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor, xla: bool) -> Step:
+    step = tf.function(ordinary_step(model, images, labels), jit_compile=xla)
     return lambda: step().numpy()
 
 
