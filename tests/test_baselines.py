@@ -82,6 +82,10 @@ def test_linear_decoder_is_the_clipped_linear_map(classes):
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+def test_statistics_are_released_without_contrast(statistics):
+    assert float(statistics.contrast.energy) == 0 and float(statistics.contrast.gain) == 1
+
+
 def test_statistics_release_samples_of_their_generator(statistics, tmp_path):
     sampler = tf.saved_model.load(str(released(statistics, tmp_path) / "sampler"))
     random, many = np.random.default_rng(1), 4_000

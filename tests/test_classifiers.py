@@ -56,6 +56,8 @@ def test_accuracy_on_records_stands_beside_and_is_made_once(tmp_path, monkeypatc
     train, test = as_records(*blocks(600, 4)), as_records(*blocks(300, 2))
     real, cache = RealImages("blocks", train, test, 3), Cache(tmp_path / "cache")
     noise = np.random.default_rng(5).random((300, 9, 9, 1)).astype(np.float32), blocks(300, 6)[1]
-    values = [usefulness(noise, noise, real, 2, 0, cache)[0].values for _ in range(2)]
+    values = [usefulness(noise, noise, real, 2, seed, cache)[0].values for seed in (0, 0, 1)]
     assert values[0]["acc_lr"] < 0.6 < 0.95 < values[0]["acc_lr_on_records"]
     assert values[0] == values[1] and len(list((tmp_path / "cache").iterdir())) == 1
+    assert values[0]["courses"] != values[2]["courses"]
+    assert all(values[0][name] == values[2][name] for name in values[0] if name.endswith("on_records"))

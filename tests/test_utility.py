@@ -146,3 +146,11 @@ def test_mean_and_deviation_are_over_seeds(utility, tmp_path):
     page = utility.write_page([*rows, ceiling], [], tmp_path)
     assert "| none | end to end | 80.0 ± 0.0 | 85.0 ± 0.0 | 85.0 ± 7.1 |" in page
     assert "| non-private | no guarantee | 80.0 |" in page and "| mnist, 0 |" in page
+
+
+def test_reference_on_records_is_one_training_whatever_the_seeds(utility, monkeypatch):
+    main(utility, monkeypatch, **{**ONE, "seeds": "0,1"})
+    page = utility.write_page(utility.load(), [], utility.RESULTS.parent)
+    ours, reference = (line for line in page.splitlines() if line.startswith(("| dreams", "| real training images")))
+    assert " 99.0 | 99.0 | 99.0 | – | – | 1 |" in reference and "±" not in reference
+    assert "| 2 |" in ours
