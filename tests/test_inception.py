@@ -121,3 +121,14 @@ def test_converter_restores_the_weights_from_bare_storages():
     found = inception_weights.converted(packed.getvalue())
     assert found.keys() == arrays.keys()
     np.testing.assert_array_equal(found["mixed_10/tower_1_conv_1/kernel"], arrays["mixed_10/tower_1_conv_1/kernel"])
+
+
+def test_path_that_no_file_can_have_is_refused_before_anything_is_fetched(tmp_path, monkeypatch, capsys):
+    with pytest.raises(InvalidInputError, match="name another path"):
+        InceptionFeatures(tmp_path / ("n" * 300))
+    # The name itself would do, but not the longer one under which the file is written first.
+    monkeypatch.setattr("sys.argv", ["inception_weights", str(tmp_path / ("n" * 250))])
+    monkeypatch.setattr(inception_weights, "_downloaded", lambda _: pytest.fail("fetched"))
+    with pytest.raises(SystemExit) as end:
+        inception_weights.main()
+    assert end.value.code == 2 and "name another path" in capsys.readouterr().err

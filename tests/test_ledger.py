@@ -220,3 +220,8 @@ def test_damage_is_its_own_kind_of_refusal(path):
     path.write_text("text\n")
     with pytest.raises(DamagedFileError):
         Ledger(path)
+
+
+def test_path_that_no_file_can_have_is_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="name another path"):
+        Ledger(tmp_path / ("n" * 300), 50)

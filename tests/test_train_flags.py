@@ -115,6 +115,7 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--name", "a/b"), "'a/b'"),
         (("--name", ".."), "'..'"),
         (("--name", "n" * 300), "n" * 20),
+        (("--ledger", "n" * 300), "name another path"),
         (("--seed", str(10**30)), "seed"),
         (("--insecure-seed", "1", "--ledger", "shared.jsonl"), "drop --ledger"),
         (("--steps",), "--steps"),

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from tf_dp2vae.accounting import ADJACENCY, AccountantName, Event, epsilon, merged
 from tf_dp2vae.durable import WAY_OUT, DamagedFileError, append, sha256, storing, sync_folder
-from tf_dp2vae.validation import InvalidInputError, check
+from tf_dp2vae.validation import InvalidInputError, check, check_path
 
 VERSION = 2
 _HEADER, _ANSWER, _HASH, _RUN = "ledger", "answer", "hash", "run"
@@ -81,6 +81,7 @@ class Ledger:
 
     def _open(self, path: Path) -> None:
         self.path = path
+        check_path("ledger", self.path)
         check(not self.path.is_dir(), f"ledger {self.path} is a folder: give the path of a file.")
         check(self.path.parent.is_dir(), f"ledger {self.path}: its folder does not exist; create it first.")
         try:

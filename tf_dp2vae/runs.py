@@ -22,7 +22,7 @@ from tf_dp2vae.checksums import write_checksums
 from tf_dp2vae.durable import StorageError, held, is_storage_fault, sync_folder, sync_tree, write_atomically
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.statement import NOT_PRIVATE
-from tf_dp2vae.validation import InvalidInputError, check
+from tf_dp2vae.validation import InvalidInputError, check, check_path
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -98,6 +98,8 @@ class RunFolder:
 
     @contextmanager
     def _new(self, num_records: int, shared: Path | None, config: dict[str, Any] | None) -> Iterator[Ledger]:
+        if shared is not None:
+            check_path("ledger", shared)
         new_root, new_ledger = not self.path.parent.exists(), shared is not None and not shared.exists()
         try:
             self.private.mkdir(parents=True, mode=PRIVATE_MODE)

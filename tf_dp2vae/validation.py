@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 
@@ -49,6 +50,14 @@ def check_choice(choices: tuple[str, ...], **values: Any) -> None:
     """Each value is one of the choices."""
     for name, value in values.items():
         check(value in choices, f"{name}={value!r} is not known: choose one of {', '.join(choices)}.")
+
+
+def check_path(what: str, path: Path) -> None:
+    """The file system can hold such a path, whether or not there is anything; too long a name is refused, for one."""
+    try:
+        path.exists()
+    except OSError as error:
+        raise InvalidInputError(f"{what} {path} cannot be used ({error.strerror}): name another path.") from error
 
 
 def _sentence(text: str, way_out: str) -> str:

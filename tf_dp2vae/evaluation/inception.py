@@ -20,7 +20,7 @@ import tensorflow as tf
 from keras import layers
 
 from tf_dp2vae.records import FULL_SCALE
-from tf_dp2vae.validation import InvalidInputError, check
+from tf_dp2vae.validation import InvalidInputError, check, check_path
 
 FEATURES = 2048
 _SIDE = 299
@@ -121,6 +121,7 @@ def convolution_names() -> list[str]:
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
+    check_path("Inception weights", file)
     check(file.is_file(), f"Inception weights {file} do not exist.")
     try:
         with np.load(file, allow_pickle=False) as archive:

