@@ -24,7 +24,14 @@ from tf_dp2vae.figures import training_curves
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.optimizers import DPAdam
 from tf_dp2vae.resuming import parse_training, run_folder
-from tf_dp2vae.setup import make_augmentation, make_entropy, make_networks, make_pretraining, make_prior
+from tf_dp2vae.setup import (
+    make_augmentation,
+    make_entropy,
+    make_networks,
+    make_pretraining,
+    make_prior,
+    make_refinement,
+)
 
 
 @one_line_errors
@@ -48,6 +55,7 @@ def main() -> None:
             privacy=flags.privacy,
             pretraining=pretraining,
             prior=prior,
+            refinement=make_refinement(flags),
             draws=flags.draws,
             augmentation=augmentation,
             engine=flags.engine,

@@ -93,6 +93,7 @@ ROWS = (
     Row("dreams", unnoised=accounting.DREAM_MOMENTS),
     Row("dreams", unnoised=accounting.GRADIENT_SUM),
     Row("dreams", unnoised=accounting.LATENT_MOMENTS),
+    Row("dreams", unnoised=accounting.FEATURE_MEANS),
 )
 
 

@@ -53,7 +53,7 @@ PLACES = ("start", "statistics", "pre-training", "private training", "sleep", "p
 STEPS, ROUNDS, RECORDS = 12, 3, 2000
 TRAINING = (
     f"--steps {STEPS} --rounds {ROUNDS} --batch-size 64 --latent-dim 2 --width 2 --physical-batch-size 128 "
-    "--pretrain-steps 8 --sleep-steps 2 --epsilon 2"
+    "--pretrain-steps 8 --sleep-steps 2 --refine-steps 2 --epsilon 2"
 ).split()
 _EVENTS = 150
 """About as many lines as a whole training tells its witness; a kill comes after a random one of them."""
@@ -175,6 +175,7 @@ def warm_up() -> None:
         accounting.CLASS_STATISTICS: flags.statistics_share,
         accounting.DREAM_MOMENTS: flags.moments_share,
         accounting.LATENT_MOMENTS: flags.prior_share,
+        accounting.FEATURE_MEANS: flags.refine_share,
     }
     planned = plan(accounting.Privacy(epsilon=2.0), 64 / RECORDS, STEPS, shares, ())
     released = list(planned.releases)
@@ -240,7 +241,8 @@ class Judge:
         for charge in self.charges():
             event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(charge["noise_multiplier"])
             judge.compose(dp_accounting.PoissonSampledDpEvent(charge["sampling_rate"], event), charge["count"])
-        planned = {"class statistics": 1, "dream moments": 1, "clipped gradient sum": STEPS, "latent moments": 1}
+        releases = ("class statistics", "dream moments", "latent moments", "feature means")
+        planned = {**dict.fromkeys(releases, 1), "clipped gradient sum": STEPS}
         return (
             charged == planned
             and {event["mechanism"]: event["count"] for event in stated["events"]} == planned

@@ -210,7 +210,10 @@ class World:
         small = (
             "--steps 1 --rounds 1 --batch-size 4 --latent-dim 2 --width 1 --physical-batch-size 8 --pretrain-steps 1"
         )
-        with called("train.py", *where, *small.split(), "--sleep-steps", "0"), redirect_stdout(io.StringIO()):
+        with (
+            called("train.py", *where, *small.split(), "--sleep-steps", "0", "--refine-steps", "1"),
+            redirect_stdout(io.StringIO()),
+        ):
             train.main()
         self.run = folder / "runs" / "run"
         self.release = read_release(self.run)

@@ -21,6 +21,7 @@ from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.pretraining import Dreams
 from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.private_steps import PrivateSteps
+from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.wake_sleep import Sleep
 
 
@@ -44,6 +45,7 @@ class Witness:
             (Sleep, "on_epoch_end", "sleep"),
             (Sleep, "on_epoch_begin", "private training"),
             (GaussianPrior, "fit", "prior"),
+            (Refinement, "run", "refinement"),
             (runs.RunFolder, "write_release", "export"),
         ]
         for owner, name, place in places:
@@ -61,6 +63,7 @@ class Witness:
             self._around(owner, name, before=self._event, after=self._event)
         self._around(Mechanisms, "class_statistics", after=lambda *_: self.tell("made", "class statistics"))
         self._around(Mechanisms, "latent_moments", after=lambda *_: self.tell("made", "latent moments"))
+        self._around(Mechanisms, "feature_sums", after=lambda *_: self.tell("made", "feature means"))
         self._around(
             Answers, "keep", after=lambda _, __, charge, answer: self.tell("used", charge.hash, _digest(answer))
         )

@@ -60,7 +60,13 @@ def tiny_model(classes=CLASSES, **arguments):
     """A compiled DP2VAE of some hundred weights whose fit takes seconds."""
     encoder = build_encoder(SHAPE, LATENT, classes, width=1)
     decoder = build_decoder(SHAPE, LATENT, classes, width=2)
-    arguments = {"pretraining": NoPretraining(), "prior": NormalPrior(), "physical_batch_size": 16, **arguments}
+    arguments = {
+        "pretraining": NoPretraining(),
+        "prior": NormalPrior(),
+        "refinement": None,
+        "physical_batch_size": 16,
+        **arguments,
+    }
     model = DP2VAE(encoder, decoder, **arguments)
     model.compile("dp-adam")
     return model

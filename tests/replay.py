@@ -93,6 +93,16 @@ class Recorder(Mechanisms):
             event,
         )
 
+    def feature_sums(self, records, event, features):
+        probe = np.random.default_rng(6).random((8, *records.image_shape), np.float32)
+        compute = super().feature_sums
+        return self._through(
+            "feature sums",
+            [features(probe), event.noise_multiplier],
+            lambda: compute(records, event, features),
+            event,
+        )
+
 
 class Player(Recorder):
     """Gives the recorded answers without looking at any record, and checks that it is asked the same."""

@@ -198,6 +198,11 @@ def latents_of(records, bound, weights, encode, shared=False, entropy=None):
     return door.latent_moments(records, EVENT if entropy else EXACT, encode, bound, weights, shared)
 
 
+def features_of(records, features, entropy=None):
+    door = Mechanisms(Ledger(), entropy or Silence())
+    return door.feature_sums(records, EVENT if entropy else EXACT, features)
+
+
 WEIGHTS = st.tuples(st.just(0.0) | st.floats(0.01, 2), st.floats(0.1, 2), st.floats(0.1, 2))
 
 
@@ -231,6 +236,41 @@ def test_latent_moments_move_by_at_most_the_sensitivity(seed, index, bound, weig
     records = numbered(6, random.integers(0, CLASSES, 6))
     answers = [latents_of(data, bound, weights, encode, shared) for data in (records, without(records, index))]
     assert distance(*answers, bound, weights) <= np.linalg.norm(weights) * (1 + 1e-5)
+
+
+class Features(Latents):
+    """Given features, by the number of the record."""
+
+    def __init__(self, features):
+        super().__init__(features, features)
+
+    def __call__(self, images):
+        return super().__call__(images, None)[0]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), index=st.integers(0, 5), size=st.sampled_from([0.01, 1.0, 100.0]))
+def test_feature_sums_move_by_at_most_one(seed, index, size):
+    random = np.random.default_rng(seed)
+    features = Features(size * random.standard_normal((6, 3)))
+    records = numbered(6, random.integers(0, CLASSES, 6))
+    answers = [features_of(data, features) for data in (records, without(records, index))]
+    assert np.linalg.norm(answers[0].sums - answers[1].sums) <= 1 + 1e-6
+    if size == 100.0:
+        assert np.linalg.norm(answers[0].sums - answers[1].sums) > 0.999
+
+
+def test_feature_sums_below_the_bound_are_the_plain_sums_and_nothing_else():
+    features = Features([[0.1, 0.2], [0.3, -0.4], [np.nan, 0.1]])
+    answer = features_of(numbered(3, [0, 2, 2]), features)
+    np.testing.assert_allclose(answer.sums, [[0.1, 0.2], [0, 0], [0.3, -0.4]], rtol=1e-6)
+    assert answer.counts is None and answer.seconds.size == 0
+
+
+def test_noise_of_feature_sums_has_the_stated_deviation():
+    features = Features(np.zeros((3, 400)))
+    sums = [features_of(numbered(3, [0, 1, 2]), features, SystemEntropy()).sums for _ in range(20)]
+    assert stats.kstest(np.ravel(sums) / EVENT.noise_multiplier, "norm").pvalue > UNLIKELY
 
 
 def test_worst_case_records_reach_the_sensitivity():

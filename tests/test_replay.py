@@ -19,6 +19,7 @@ from tf_dp2vae import DP2VAE, DPAdam, Dreams, NoPretraining, NormalPrior, Public
 from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.records import Records
+from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.runs import RunFolder
 
 SHAPE, CLASSES, N = (8, 8, 1), 3, 240
@@ -54,6 +55,7 @@ def train(records: Records, root: Path, pretraining, calls=None, prior=None, cal
         build_linear_decoder(SHAPE, 4, CLASSES) if linear else build_decoder(SHAPE, 4, CLASSES, 4, seed=1),
         pretraining=pretraining,
         prior=prior,
+        refinement=None if pretraining.is_whole_training else Refinement(steps=4, candidates=2),
         physical_batch_size=32,
     )
     model.mechanisms = Recorder(model) if calls is None else Player(model, calls)

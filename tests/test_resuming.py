@@ -25,6 +25,7 @@ from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms, Moments
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.private_steps import PrivateSteps
+from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.validation import InvalidInputError
 
 RECORDS = some_records(48)
@@ -60,6 +61,7 @@ def make_model(folder, ledger, seconds=0.0, pretraining=None, seed=3):
         build_decoder(SHAPE, 2, CLASSES, width=2, seed=seed + 1),
         privacy=PRIVACY,
         pretraining=pretraining or Dreams(steps=3, sleep_steps=2),
+        refinement=Refinement(steps=3, candidates=2),
         physical_batch_size=16,
         seed=seed,
         ledger=ledger,
@@ -123,7 +125,8 @@ def killed_until_it_ends(tmp_path, monkeypatch, kills, **arguments):
 
 
 def weights(model):
-    return [*model.encoder.get_weights(), *model.decoder.get_weights(), *model.latent_prior.get_weights()]
+    networks = (model.encoder, model.decoder, model.latent_prior, model.judge)
+    return [weight for network in networks for weight in network.get_weights()]
 
 
 def play(monkeypatch, tmp_path, answers, **arguments):
@@ -141,6 +144,7 @@ def play(monkeypatch, tmp_path, answers, **arguments):
     with monkeypatch.context() as patch:
         patch.setattr(Mechanisms, "class_statistics", moments)
         patch.setattr(Mechanisms, "latent_moments", moments)
+        patch.setattr(Mechanisms, "feature_sums", moments)
         patch.setattr(PrivateSteps, "__call__", step)
         model = make_model(tmp_path / "unbroken", Ledger(), **arguments)
         model.checkpoints = Checkpoints()
@@ -332,7 +336,7 @@ def test_rest_of_a_plan_that_others_have_left_no_room_for_is_refused(copy, model
 
 FLAGS = """
 --steps 4 --rounds 2 --batch-size 8 --latent-dim 2 --width 2 --physical-batch-size 16 --num-classes 3
---pretrain-steps 2 --sleep-steps 1 --checkpoint-seconds 1000
+--pretrain-steps 2 --sleep-steps 1 --refine-steps 2 --checkpoint-seconds 1000
 """
 
 
@@ -383,6 +387,7 @@ def test_resume_goes_on_with_the_run_s_own_flags_from_any_folder(command, monkey
         "dream moments": 1,
         "clipped gradient sum": 4,
         "latent moments": 1,
+        "feature means": 1,
     }
     assert len((command.folder / "private" / "history.csv").read_text().splitlines()) == 1 + 4
     assert not (command.folder / "private" / "answers").exists()

@@ -22,7 +22,7 @@ from tf_dp2vae.validation import InvalidInputError
 
 SMALL = """
 --steps 4 --rounds 2 --batch-size 8 --latent-dim 2 --width 2 --physical-batch-size 16 --num-classes 3
---pretrain-steps 2 --sleep-steps 1 --pretrain-epochs 1
+--pretrain-steps 2 --sleep-steps 1 --refine-steps 2 --pretrain-epochs 1
 """
 
 
@@ -104,6 +104,7 @@ def test_events_are_those_of_the_ledger(sound):
         ("dream moments", "gaussian", 1.0, 1),
         ("clipped gradient sum", "poisson_sampled_gaussian", 8 / 40, 4),
         ("latent moments", "gaussian", 1.0, 1),
+        ("feature means", "gaussian", 1.0, 1),
     ]
     ledger = Ledger(sound / "private" / "ledger.jsonl", 40)
     assert [event.noise_multiplier for event in ledger.events] == [e["noise_multiplier"] for e in events]

@@ -188,7 +188,7 @@ def test_persons_and_a_shared_ledger_do_not_mix(tmp_path):
 
 SMALL = """
 --steps 2 --rounds 1 --batch-size 4 --latent-dim 2 --width 2 --physical-batch-size 16 --num-classes 3
---pretrain-steps 2 --sleep-steps 0 --name run --accountant pld
+--pretrain-steps 2 --sleep-steps 0 --refine-steps 1 --name run --accountant pld
 """
 
 

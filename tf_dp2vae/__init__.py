@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tf_dp2vae.priors import NormalPrior as NormalPrior
     from tf_dp2vae.randomness import InsecureSeed as InsecureSeed
     from tf_dp2vae.records import Records as Records
+    from tf_dp2vae.refinement import Refinement as Refinement
     from tf_dp2vae.saved import load as load
     from tf_dp2vae.units import bound_per_unit as bound_per_unit
 
@@ -44,6 +45,7 @@ _HOME = {
     "Privacy": "accounting",
     "Public": "pretraining",
     "Records": "records",
+    "Refinement": "refinement",
     "Shifts": "augmentation",
     "Unprotected": "pretraining",
     "bound_per_unit": "units",

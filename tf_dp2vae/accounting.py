@@ -153,7 +153,7 @@ class Plan:
     """Every constant of a run that its guarantee hangs on, fixed before the first record is read.
 
     Attributes:
-      releases: the one-time releases (class statistics, latent moments), as events with count 1.
+      releases: the one-time releases (class statistics, latent moments, feature means), as events with count 1.
       noise_multiplier: σ of each private step.
       sampling_rate: q of each private step.
       steps: number of private steps.
@@ -184,6 +184,7 @@ GRADIENT_SUM = "clipped gradient sum"
 CLASS_STATISTICS = "class statistics"
 DREAM_MOMENTS = "dream moments"
 LATENT_MOMENTS = "latent moments"
+FEATURE_MEANS = "feature means"
 
 
 _WORTH_SPENDING = 0.99

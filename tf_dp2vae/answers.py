@@ -168,6 +168,11 @@ class AnsweringMechanisms(Mechanisms):
         ask = super().latent_moments
         return self._once(event, lambda: ask(records, event, *arguments, **named))
 
+    def feature_sums(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
+        """The stored answer to this charge where there is one, else the mechanism's."""
+        ask = super().feature_sums
+        return self._once(event, lambda: ask(records, event, *arguments, **named))
+
     def _once(self, event: Event, ask: Callable[[], Moments]) -> Moments:
         charge = self.answers.next_charge(event)
         stored = self.answers.recall(charge) if charge is not None else None

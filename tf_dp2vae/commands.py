@@ -82,6 +82,9 @@ class TrainFlags:
       prior_clip: bound on the norm of a record's latent mean, in units of the square root of --latent-dim.
       statistics_share: part of the budget for the counts, means and principal components behind dreams.
       moments_share: part of the budget for each class's covariance on those components.
+      refine_share: part of the budget for mean features, which samples are matched to and judged by; 0 for no refinement.
+      refine_steps: ordinary steps of the matching, 240 samples each; 0 for none.
+      candidates: samples that the released judge chooses one from; 1 for no judge.
       batch_size: expected records in a Poisson batch; expected persons with --unit.
       steps: private steps in all; a multiple of --rounds.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
@@ -122,7 +125,10 @@ class TrainFlags:
     prior_share: float = 0.05
     prior_clip: float = 1.4
     statistics_share: float = 0.10
-    moments_share: float = 0.50
+    moments_share: float = 0.45
+    refine_share: float = 0.10
+    refine_steps: int = 300
+    candidates: int = 4
     batch_size: int = 1024
     steps: int = 150
     rounds: int = 3
@@ -189,6 +195,9 @@ class TrainFlags:
         )
         check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
         check_between(0, 1, prior_share=self.prior_share)
+        check(0 <= self.refine_share < 1, f"refine_share={self.refine_share!r} must lie in [0, 1): 0 is no refinement.")
+        check_whole(minimum=0, maximum=_LONGEST, refine_steps=self.refine_steps)
+        check_whole(maximum=_WIDEST, candidates=self.candidates)
         check_positive(prior_clip=self.prior_clip)
         check_positive(learning_rate=self.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
         check(

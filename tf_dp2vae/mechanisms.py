@@ -184,6 +184,26 @@ class Mechanisms:
 
         return self._noised_moments(records, event, contribution, bound, weights, shared_second)
 
+    def feature_sums(self, records: Records, event: Event, features: Callable[[np.ndarray], np.ndarray]) -> Moments:
+        """Per class the sum of features clipped to norm 1; no counts and no second moments.
+
+        Sensitivity: one record contributes its features to the sum of its own class, a vector of norm at most 1, and
+        nothing elsewhere. What features are must be a function of earlier answers (or public). Non-finite ones count as
+        a null record's.
+        Event: Gaussian(σ), once.
+
+        Args:
+          records: all of them take part.
+          event: what is charged; carries σ.
+          features: images [n, height, width, channels] in [0, 1] → [n, d], of each image alone.
+        """
+
+        def contribution(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            none = np.zeros((len(images), 0))
+            return _clip_rows(features(images), 1.0), none, none
+
+        return self._noised_moments(records, event, contribution, 1.0, (0.0, 1.0, 0.0), shared_second=True)
+
     def _noised_moments(self, records, event, contribution, bound, weights, shared_second) -> Moments:
         self.charge(event)
         classes = max(records.num_classes, 1)
@@ -221,6 +241,8 @@ class Mechanisms:
         on_counts, on_sums, on_seconds = scales
 
         def noised(total: np.ndarray, stddev: float) -> np.ndarray:
+            if not total.size:
+                return total
             return on_grid(total + stddev * standard_normals(random, *total.shape), stddev)
 
         # Each entry off the diagonal is answered once and mirrored: rounding may have made its two truths differ.
@@ -238,12 +260,12 @@ class Mechanisms:
 
 @dataclass(frozen=True)
 class Moments:
-    """A noised answer of `class_statistics` or `latent_moments`, in natural units.
+    """A noised answer of `class_statistics`, `latent_moments` or `feature_sums`, in natural units.
 
     Attributes:
       counts: [classes], or None where the weight of counts was 0.
       sums: [classes, d].
-      seconds: [classes, e, e], or [1, e, e] where shared; symmetric.
+      seconds: [classes, e, e], or [1, e, e] where shared; symmetric; e = 0 where none were asked for.
       count_noise, sum_noise: standard deviation of the noise on each entry.
       second_noise: the same for diagonal entries; off the diagonal it is √2 smaller.
     """

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -29,6 +29,7 @@ from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.chunks import chunk_size
 from tf_dp2vae.contrast import Contrast
 from tf_dp2vae.gradients import EngineName, make_engine
+from tf_dp2vae.judge import Judge
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.mixing import refuse_mixing
@@ -38,6 +39,7 @@ from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
 from tf_dp2vae.randomness import Entropy, SystemEntropy
 from tf_dp2vae.records import Records
+from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.refusals import as_records, check_ready, refuse_unsupported, warn_about_delta
 from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
@@ -58,6 +60,7 @@ class DP2VAE(VAE):
     Attributes, beside those of `VAE`:
       latent_prior: where samples' latents come from, and how often each class occurs.
       contrast: how samples' logits become pixels.
+      judge: which of several samples is shown for a label.
       ledger: everything that was charged.
       secure_noise: whether all noise so far came from the operating system.
       plan: the constants of the last `fit`, or None.
@@ -73,6 +76,7 @@ class DP2VAE(VAE):
         privacy: Privacy | None = None,
         pretraining: Pretraining | None = None,
         prior: Prior | None = None,
+        refinement: Refinement | Literal["default"] | None = "default",
         draws: int = 1,
         augmentation: Shifts | None = None,
         engine: EngineName = "book-keeping",
@@ -92,6 +96,7 @@ class DP2VAE(VAE):
           privacy: the guarantee to train for.
           pretraining: what happens before the private phase, and which networks that phase trains.
           prior: how the latent prior is made after training.
+          refinement: what follows the private phase; None: nothing.
           draws: K latent draws of each example, averaged before clipping.
           augmentation: moves records in the private phase, a copy for each draw; averaged before clipping too. None: off.
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
@@ -116,12 +121,20 @@ class DP2VAE(VAE):
             isinstance(self.prior, NormalPrior) or not self.pretraining.is_whole_training,
             f"pretraining {type(self.pretraining).__name__} sets the latent prior itself: leave prior out.",
         )
+        if refinement == "default":
+            refinement = None if self.pretraining.is_whole_training else Refinement()
+        check(
+            refinement is None or not self.pretraining.is_whole_training,
+            f"pretraining {type(self.pretraining).__name__} is the whole training: leave refinement out.",
+        )
+        self.refinement = refinement
         self.engine, self.physical_batch_size, self.seed = engine, physical_batch_size, seed
         if trials is not None:
             check_whole(trials=trials)
         self.trials = trials
         self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
         self.contrast = Contrast(name="contrast")
+        self.judge = Judge(self.image_shape, max(self.num_classes, 1), name="judge")
         self.ledger = ledger if ledger is not None else Ledger()
         entropy = entropy or SystemEntropy()
         check(
@@ -137,6 +150,12 @@ class DP2VAE(VAE):
         self.phase = Phase.PRIVATE
         self._epsilon = EpsilonSpent()
         self.built = True
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the budget that each one-time release takes."""
+        refinement = {} if self.refinement is None else self.refinement.shares
+        return {**self.pretraining.shares, **self.prior.shares, **refinement}
 
     # --- One step ---------------------------------------------------------------------------------------------------
 
@@ -297,6 +316,9 @@ class DP2VAE(VAE):
         show.phase(self.prior.describe())
         self.prior.fit(self, records)
         self.contrast.match(self)
+        if self.refinement is not None:
+            show.phase(self.refinement.describe())
+            self.refinement.run(self, records)
         show.done()
         return history
 
@@ -312,7 +334,7 @@ class DP2VAE(VAE):
                 self.privacy,
                 batch_size / records.num_units,
                 0 if self.pretraining.is_whole_training else steps_per_epoch * epochs,
-                {**self.pretraining.shares, **self.prior.shares},
+                self.shares,
                 self.ledger.events,
             )
 
@@ -322,6 +344,7 @@ class DP2VAE(VAE):
                 *self.decoder.variables,
                 *self.latent_prior.variables,
                 *self.contrast.variables,
+                *self.judge.variables,
                 self._noise.state,
             ],
             self.ledger,
@@ -419,12 +442,14 @@ class DP2VAE(VAE):
         return statement_of(self)
 
     def export_sampler(self, path: str | os.PathLike[str]) -> None:
-        """Writes a SavedModel with the decoder and the latent prior, and nothing else.
+        """Writes a SavedModel with the decoder, the latent prior and the judge, and nothing else.
 
         Its signature `sample` takes scalars (num, label, seed), or (num, seed) without labels; it loads with plain
         `tf.saved_model.load` where this package is not installed.
         """
-        tf.saved_model.save(Sampler(self.decoder, self.latent_prior, self.contrast, self.num_classes), os.fspath(path))
+        judged = () if self.refinement is None else (self.judge, self.refinement.candidates)
+        sampler = Sampler(self.decoder, self.latent_prior, self.contrast, self.num_classes, *judged)
+        tf.saved_model.save(sampler, os.fspath(path))
 
     # --- Saving -----------------------------------------------------------------------------------------------------
 
@@ -438,6 +463,7 @@ class DP2VAE(VAE):
             "privacy": serialize(self.privacy),
             "pretraining": serialize(self.pretraining),
             "prior": serialize(self.prior),
+            "refinement": serialize(self.refinement),
             "draws": self.draws,
             "augmentation": serialize(self.augmentation),
             "engine": self.engine,
@@ -457,7 +483,7 @@ class DP2VAE(VAE):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
         """The inverse of `get_config`."""
         restore = keras.saving.deserialize_keras_object
-        nested = ("encoder", "decoder", "privacy", "pretraining", "prior", "augmentation")
+        nested = ("encoder", "decoder", "privacy", "pretraining", "prior", "refinement", "augmentation")
         own = {name: value for name, value in config.items() if name != _PAST}
         model = cls(**{**own, **{name: restore(config[name], custom_objects) for name in nested}})
         past = config[_PAST]

@@ -150,7 +150,7 @@ class Dreams(_WithSleep):
     """
 
     statistics_share: float = 0.10
-    moments_share: float = 0.50
+    moments_share: float = 0.45
     components: int = 60
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@
 |---|---|
 | files, links | an allow-list of names; no symbolic links |
 | encoder weights, optimizer state | the sampler's variables must be the decoder's, the prior's and the
-  contrast's, value by value; and any eight consecutive numbers of another variable, anywhere in any file |
+  contrast's and the judge's, value by value; and any eight consecutive numbers of another variable, anywhere in any file |
 | records | a telling run of pixels of each, as bytes or float32 in any file, and in the pixels of pictures |
 | paths, the machine's name | as text in any file |
 | seeds of the noise, private metrics | as numbers in the texts; the keys of privacy.json by an allow-list |
@@ -85,7 +85,7 @@ class Secrets:
     """What must not stand in a release, and what may.
 
     Attributes:
-      variables: the decoder's, the prior's and the contrast's, which may.
+      variables: the decoder's, the prior's, the contrast's and the judge's, which may.
       runs: bytes that must not stand in any file.
       pixels: rows of pixels that must not stand in any picture.
       words: patterns that must not match any file, and what they are.
@@ -134,7 +134,12 @@ def secrets_of(model: DP2VAE, records: Records | None, private: Path) -> Secrets
       records: what it was trained on; None leaves them out of the search.
       private: the run's private folder.
     """
-    released = (*model.decoder.variables, *model.latent_prior.variables, *model.contrast.variables)
+    released = (
+        *model.decoder.variables,
+        *model.latent_prior.variables,
+        *model.contrast.variables,
+        *model.judge.variables,
+    )
     allowed = [variable.numpy() for variable in released]
     others = {
         "encoder weights": [variable.numpy() for variable in model.encoder.variables],

@@ -1,4 +1,4 @@
-"""The thing that is released: a decoder and a latent prior, as a SavedModel that samples."""
+"""The thing that is released: a decoder, a latent prior and a judge, as a SavedModel that samples."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ import keras
 import tensorflow as tf
 
 from tf_dp2vae.contrast import Contrast
+from tf_dp2vae.judge import Judge
 from tf_dp2vae.priors import LatentPrior
 
-_LATENT, _LABEL = 1, 2
+_LATENT, _LABEL, _CHOICE = 1, 2, 3
+_BLOCK = 64
+"""Images judged at once; candidates and their features are kept for no more of them than that."""
 
 
 class Sampler(tf.Module):
-    """Owns the weights of decoder, prior and contrast and nothing else: no encoder, no optimizer state, no records.
+    """Owns the weights of decoder, prior, contrast and judge and nothing else: no encoder, no optimizer, no records.
 
     Signatures: `sample(num, label, seed)` for a conditional model, `sample(num, seed)` otherwise → images in [0, 1],
     float32 [num, height, width, channels]; `sample_labels(num, seed)` → labels at the frequencies of the training
     data as far as the guarantee lets them be known. All arguments are int32 scalars; equal seeds give equal samples.
     """
 
-    def __init__(self, decoder: keras.Model, prior: LatentPrior, contrast: Contrast, num_classes: int):
-        """Takes over the networks as they are now."""
+    def __init__(
+        self,
+        decoder: keras.Model,
+        prior: LatentPrior,
+        contrast: Contrast,
+        num_classes: int,
+        judge: Judge | None = None,
+        candidates: int = 1,
+    ):
+        """Takes over the networks as they are now. Without a judge, or labels, the first candidate is the sample."""
         super().__init__(name="sampler")
         self._decoder, self._prior, self._contrast, self._num_classes = decoder, prior, contrast, num_classes
+        self._judge, self._candidates = (judge, candidates) if num_classes and candidates > 1 else (None, 1)
         scalar = tf.TensorSpec([], tf.int32)
 
         def named(*names: str) -> list[tf.TensorSpec]:
@@ -41,9 +53,35 @@ class Sampler(tf.Module):
             (label >= 0) & (label < self._num_classes), [f"label must lie in 0 to {self._num_classes - 1}, not", label]
         )
         with tf.control_dependencies([known]):
-            labels = tf.fill([num], label)
-        latent = self._prior.sample(labels, tf.stack([seed, _LATENT]))
-        return self._pixels([latent, tf.one_hot(labels, self._num_classes)])
+            label = tf.identity(label)
+        if self._judge is None:
+            return self._of_class(num, label, tf.stack([seed, _LATENT]))
+        judge, shape = self._judge, self._decoder.output_shape[1:]
+
+        def block(index: tf.Tensor) -> tf.Tensor:
+            return self._chosen(
+                judge, label, tf.random.experimental.stateless_fold_in(tf.stack([seed, _CHOICE]), index)
+            )
+
+        blocks = tf.map_fn(
+            block,
+            tf.range((num + _BLOCK - 1) // _BLOCK),
+            fn_output_signature=tf.TensorSpec([_BLOCK, *shape]),
+            parallel_iterations=1,
+        )
+        return tf.reshape(blocks, [-1, *shape])[:num]
+
+    def _chosen(self, judge: Judge, label: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """A block of images of the class, each chosen by the judge."""
+        for_latents, for_choice = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        images = self._of_class(_BLOCK * self._candidates, label, for_latents)
+        candidates = tf.reshape(images, [_BLOCK, self._candidates, *images.shape[1:]])
+        uniform = tf.random.stateless_uniform([_BLOCK, self._candidates], for_choice, minval=1e-7)
+        return judge.choose(candidates, tf.fill([_BLOCK], label), uniform)
+
+    def _of_class(self, num: Any, label: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        labels = tf.fill([num], label)
+        return self._pixels([self._prior.sample(labels, seed), tf.one_hot(labels, self._num_classes)])
 
     def _sample(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         latent = self._prior.sample(tf.zeros([num], tf.int32), tf.stack([seed, _LATENT]))

@@ -13,6 +13,7 @@ from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Un
 from tf_dp2vae.priors import GaussianPrior, NormalPrior, Prior
 from tf_dp2vae.randomness import Entropy, InsecureSeed, SystemEntropy
 from tf_dp2vae.records import Records, resized
+from tf_dp2vae.refinement import Refinement
 
 
 def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
@@ -49,6 +50,13 @@ def make_prior(flags: TrainFlags) -> Prior:
     if flags.prior == "normal" or flags.pretrain in ("statistics", "not-private"):
         return NormalPrior()
     return GaussianPrior(flags.prior_share, flags.prior_clip)
+
+
+def make_refinement(flags: TrainFlags) -> Refinement | None:
+    """What follows the private phase; nothing where there is no such phase, or no share for it."""
+    if not flags.refine_share or flags.pretrain in ("statistics", "not-private"):
+        return None
+    return Refinement(share=flags.refine_share, steps=flags.refine_steps, candidates=flags.candidates)
 
 
 def make_networks(flags: TrainFlags, records: Records, pretraining: Pretraining) -> tuple[keras.Model, keras.Model]:

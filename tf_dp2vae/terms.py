@@ -42,6 +42,7 @@ def terms_of(model: DP2VAE, records: Records, batch_size: int, rounds: int, step
         "seed": model.seed,
         **_named("pretraining", model.pretraining, model.pretraining.get_config()),
         **_named("prior", model.prior, model.prior.get_config()),
+        **_named("refinement", model.refinement, {} if model.refinement is None else model.refinement.get_config()),
         **_named("optimizer", model.optimizer, _optimizer(model.optimizer)),
     }
     return json.loads(json.dumps(terms, default=str))

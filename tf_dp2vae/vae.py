@@ -30,6 +30,7 @@ class VAE(keras.Model):
       encoder, decoder: functional Keras models.
       num_classes: size of the label set, read off the decoder's second input; 0 for a model without labels.
       latent_dim: dimensions of z.
+      image_shape: (height, width, channels).
       draws: K latent draws of each example, over which its loss is averaged.
       augmentation: moves each example, another way for each of its draws; None for none.
     """
@@ -55,6 +56,7 @@ class VAE(keras.Model):
         if augmentation is not None:
             augmentation.check_fits(tuple(encoder.inputs[0].shape[1:]))
         self.latent_dim = int(decoder.inputs[0].shape[-1])
+        self.image_shape = tuple(encoder.inputs[0].shape[1:])
         self.draws, self.augmentation = draws, augmentation
         self._noise = keras.random.SeedGenerator(seed)
         self._loss = keras.metrics.Mean(name="loss")

@@ -19,6 +19,7 @@ from tf_dp2vae import accounting
 from tf_dp2vae.accounting import (
     CLASS_STATISTICS,
     DREAM_MOMENTS,
+    FEATURE_MEANS,
     GRADIENT_SUM,
     LATENT_MOMENTS,
     Event,
@@ -86,6 +87,12 @@ class TranscriptMechanisms(Mechanisms):
         self._weigh(answer, self._noiseless.latent_moments, event, *arguments, **named)
         return answer
 
+    def feature_sums(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
+        """The mechanism's answer; the attacker weighs it."""
+        answer = super().feature_sums(records, event, *arguments, **named)
+        self._weigh(answer, self._noiseless.feature_sums, event, *arguments, **named)
+        return answer
+
     def _weigh(self, answer: Moments, mechanism: Any, event: Event, *arguments: Any, **named: Any) -> None:
         silent = replace(event, noise_multiplier=_HARDLY_ANY * event.noise_multiplier)
         expected = [mechanism(world, silent, *arguments, **named) for world in self._neighbours]
@@ -94,7 +101,8 @@ class TranscriptMechanisms(Mechanisms):
         self.log_ratio += gaussian_log_ratio(answer.sums, *(m.sums for m in expected), answer.sum_noise)
         # Each entry off the diagonal stands twice, with noise √2 smaller: counted once, at the diagonal's noise, it is
         # √2 larger. The sum over the whole matrix at the diagonal's noise is exactly that.
-        self.log_ratio += gaussian_log_ratio(answer.seconds, *(m.seconds for m in expected), answer.second_noise)
+        if answer.seconds.size:
+            self.log_ratio += gaussian_log_ratio(answer.seconds, *(m.seconds for m in expected), answer.second_noise)
 
     def gradient_sum(self, engine, loss, batch, variables, l2_norm_clip, noise_multiplier):
         """The mechanism's answer, and `drawn_log_ratio` of it."""
@@ -134,7 +142,8 @@ class _KnownDraws:
 
 
 class TranscriptAudit:
-    """`--pretrain dreams` at a worst-case record: both releases for the dreams, DP-SGD steps, the latent moments.
+    """`--pretrain dreams` at a worst-case record: both releases for the dreams, DP-SGD steps, the latent
+    moments, the feature means.
 
     The target is all white: beyond the bound on images, along the basis's first vector, with a gradient above the clip.
     Both moments are asked for under an encoder that puts it out of bounds, as a transcript's earlier answers may happen
@@ -171,7 +180,7 @@ class TranscriptAudit:
         )
         self._basis = frequency_basis(self._SHAPE, self._SHAPE[0])
         model = DP2VAE(encoder, decoder, privacy=privacy, pretraining=Dreams())
-        planned = accounting.plan(privacy, sampling_rate, steps, {**model.pretraining.shares, **model.prior.shares})
+        planned = accounting.plan(privacy, sampling_rate, steps, model.shares)
         self.plan = _without_noise(planned, unnoised)
         self._variables = decoder.trainable_variables
         self._initial = [variable.numpy() for variable in self._variables]
@@ -198,6 +207,7 @@ class TranscriptAudit:
             self.mechanisms.charge(self.plan.step)
             drawn.append(float(self._step(self._sources[member].batch())))
         self._far_moments(records, LATENT_MOMENTS, _PRIOR_WEIGHTS)
+        self.mechanisms.feature_sums(records, self.plan.release(FEATURE_MEANS), _far_features)
         q = self.plan.sampling_rate
         return self.mechanisms.log_ratio + float(np.logaddexp(np.log1p(-q), np.log(q) + np.array(drawn)).sum())
 
@@ -226,6 +236,10 @@ _STATISTICS_WEIGHTS, _MOMENT_WEIGHTS, _PRIOR_WEIGHTS = (0.25, 1.0, 1.0), (0.0, 0
 def _far_latents(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     latents = 4.0 * images.reshape(len(images), -1)[:, :2]
     return latents, np.zeros_like(latents)
+
+
+def _far_features(images: np.ndarray) -> np.ndarray:
+    return 4.0 * images.reshape(len(images), -1)[:, :2]
 
 
 def _without_noise(plan: Plan, mechanism: str | None) -> Plan:

@@ -1,0 +1,196 @@
+"""Refinement: what one more noisy release makes of a trained decoder.
+
+The last release tells the mean of each class's scattering features (`scattering`). It is used twice, for nothing more:
+
+  1. *Matching.* The decoder is trained on its own samples until their mean features are the released ones, while it is held
+     near the images that DP-SGD taught it. This takes the marks of DP-SGD's noise out of the samples, and puts edges in.
+  2. *Judging.* Fisher's discriminant between the released means chooses among candidates whenever the sampler is asked
+     for an image of a class (`judge`).
+
+Reference: matching of means in a feature space, as in DP-MERF (Harder, Adamczewski, Park 2021), from another release and
+with a generator that is trained already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_dp2vae.accounting import FEATURE_MEANS
+from tf_dp2vae.configuration import Configuration
+from tf_dp2vae.mechanisms import Moments
+from tf_dp2vae.records import Records
+from tf_dp2vae.validation import check, check_between, check_positive, check_whole
+
+if TYPE_CHECKING:
+    from tf_dp2vae.model import DP2VAE
+
+_BATCH = 240
+_NORMALISED_ON, _JUDGED_ON = 2_000, 20_000
+_AT_ONCE = 500
+_PURPOSE = 31
+"""Sets the seeds here apart from those of pre-training and sleep."""
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+@dataclass(frozen=True)
+class Refinement(Configuration):
+    """One release of mean features, the decoder's matching to them, and the judge.
+
+    Attributes:
+      share: part of the budget for the release.
+      steps: of the matching, 240 samples each.
+      learning_rate: of Adam at its start; it falls along a cosine.
+      anchor: weight of the squared distance, in pixels, from the images before the matching.
+      candidates: how many samples the judge chooses one from; 1 turns it off.
+    """
+
+    share: float = 0.10
+    steps: int = 300
+    learning_rate: float = 1e-3
+    anchor: float = 0.5
+    candidates: int = 4
+
+    def __post_init__(self) -> None:
+        check_between(0, 1, refine_share=self.share)
+        check_whole(minimum=0, refine_steps=self.steps)
+        check_positive(refine_learning_rate=self.learning_rate)
+        check_whole(candidates=self.candidates)
+        check(self.anchor >= 0, f"anchor={self.anchor!r} must be at least 0: 0 lets samples go anywhere.")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the budget that its release takes."""
+        return {FEATURE_MEANS: self.share}
+
+    def describe(self) -> str:
+        """A few words for the progress."""
+        return "refinement: samples matched to noisy means of features, and a judge among them"
+
+    def run(self, model: DP2VAE, records: Records) -> None:
+        """Asks for the release, matches the model's decoder to it, and sets the model's judge."""
+        assert model.plan is not None
+        judge, samples = model.judge, _Samples(model)
+        judge.normalise(samples.images(_balanced(model, _NORMALISED_ON)))
+        featured = tf.function(judge.features, reduce_retracing=True)
+        answer = model.mechanisms.feature_sums(
+            records, model.plan.release(FEATURE_MEANS), lambda images: featured(tf.constant(images)).numpy()
+        )
+        target = Target.of(answer, model.latent_prior.frequencies.numpy() * records.num_records)
+        if self.steps:
+            self._match(model, samples, target)
+        labels = samples.labels(_JUDGED_ON)
+        found = samples.features(labels)
+        own = np.stack(
+            [
+                found[labels == label].mean(0) if (labels == label).any() else means
+                for label, means in enumerate(target.means)
+            ]
+        )
+        centred = found - own[labels]
+        trust = target.trust[:, None]
+        judge.assign_discriminant(
+            trust * target.means + (1 - trust) * own,
+            centred.T @ centred / len(centred),
+            model.latent_prior.frequencies.numpy(),
+            target.noise_variance,
+        )
+
+    def _match(self, model: DP2VAE, samples: _Samples, target: Target) -> None:
+        """Adam on the decoder, against the distance between mean features of samples and released ones."""
+        labels = _balanced(model, _BATCH)
+        classes = model.latent_prior.num_classes
+        before = keras.models.clone_model(model.decoder)
+        before.set_weights(model.decoder.get_weights())
+        model.decoder.trainable = True
+        variables = model.decoder.trainable_variables
+        optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(self.learning_rate, self.steps, 0.05))
+        optimizer.build(variables)
+        means, weights = tf.constant(target.means, tf.float32), tf.constant(target.trust, tf.float32)
+        scale = tf.square(model.judge.bound.value)
+
+        def step(index: tf.Tensor) -> None:
+            with tf.GradientTape() as tape:
+                latent = samples.latents(labels, index)
+                images = samples.decoded(model.decoder, latent, labels)
+                found = tf.reshape(model.judge.features(images), [classes, 2, -1, model.judge.num_features])
+                # The product of two halves' distances has the mean of a square without the samples' own variance, which
+                # a square would have the decoder make small.
+                missed = tf.reduce_mean(found, 2) - means[:, None]
+                distance = scale * tf.reduce_mean(weights * tf.reduce_sum(missed[:, 0] * missed[:, 1], -1))
+                moved = tf.square(images - samples.decoded(before, latent, labels))
+                loss = distance + self.anchor * tf.reduce_mean(tf.reduce_sum(moved, (1, 2, 3)))
+            optimizer.apply(tape.gradient(loss, variables), variables)
+
+        compiled = tf.function(step)
+        for index in range(self.steps):
+            compiled(tf.constant(index))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was released, as means.
+
+    Attributes:
+      means: of each class's features, [classes, features].
+      trust: [classes], from 0 where noise drowns a class's mean to 1 where there is none.
+      noise_variance: of each entry of the means, over all records.
+    """
+
+    means: np.ndarray
+    trust: np.ndarray
+    noise_variance: float
+
+    @classmethod
+    def of(cls, answer: Moments, counts: np.ndarray) -> Target:
+        """From the noisy sums and the (noisy) number of records in each class."""
+        counts = np.maximum(counts, 1.0)
+        variance = np.square(answer.sum_noise / counts)
+        # Features have norm 1 at most; the noise on a mean has this norm, squared.
+        trust = 1 / (1 + answer.sums.shape[1] * variance)
+        return cls(answer.sums / counts[:, None], trust, float(np.average(variance, weights=counts)))
+
+
+class _Samples:
+    """What a model's decoder shows, from public seeds."""
+
+    def __init__(self, model: DP2VAE):
+        self._model = model
+
+    def labels(self, num: int) -> np.ndarray:
+        """At the released frequencies, [num]."""
+        seed = tf.constant([self._model.seed, _PURPOSE])
+        return self._model.latent_prior.sample_labels(tf.constant(num), seed).numpy()
+
+    def latents(self, labels: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """Of the labels, others for each index."""
+        return self._model.latent_prior.sample(labels, tf.stack([index, self._model.seed + _PURPOSE]))
+
+    def decoded(self, decoder: keras.Model, latent: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Images in [0, 1] by one decoder or another."""
+        logits = self._model.decode(latent, labels, lambda _, inputs: decoder(inputs))
+        return self._model.contrast(tf.ensure_shape(logits, [None, *self._model.image_shape]))
+
+    def images(self, labels: np.ndarray) -> np.ndarray:
+        """Of the labels, [n, height, width, channels]."""
+        return np.concatenate(list(self._parts(labels)))
+
+    def features(self, labels: np.ndarray) -> np.ndarray:
+        """Of images of the labels, [n, features]."""
+        return np.concatenate([self._model.judge.features(tf.constant(part)).numpy() for part in self._parts(labels)])
+
+    def _parts(self, labels: np.ndarray):
+        for start in range(0, len(labels), _AT_ONCE):
+            part = tf.constant(labels[start : start + _AT_ONCE])
+            latent = self.latents(part, tf.constant(-1 - start))
+            yield self.decoded(self._model.decoder, latent, part).numpy()
+
+
+def _balanced(model: DP2VAE, num: int) -> np.ndarray:
+    """About `num` labels, an even number of each class, class by class."""
+    classes = model.latent_prior.num_classes
+    return np.repeat(np.arange(classes, dtype=np.int32), max(2, num // (2 * classes) * 2))
