@@ -36,14 +36,19 @@ RUNS = Path("runs") / "utility"
 
 # From scratch the decoder needs more steps and a higher rate than after dreams.
 _FROM_SCRATCH = "--steps 300 --learning-rate 2e-3"
+# What pre-training does is compared without what comes after it, which would do the same for each.
+_ALONE = "--refine-share 0"
 METHODS = {
     "dreams": "--pretrain dreams",
-    "unprotected": f"--pretrain unprotected {_FROM_SCRATCH}",
-    "public": "--pretrain public {public}",
-    "none": f"--pretrain none {_FROM_SCRATCH}",
+    "dreams-unrefined": f"--pretrain dreams {_ALONE} --moments-share 0.5",
+    "unprotected": f"--pretrain unprotected {_ALONE} {_FROM_SCRATCH}",
+    "public": f"--pretrain public {{public}} {_ALONE}",
+    "none": f"--pretrain none {_ALONE} {_FROM_SCRATCH}",
     "statistics": "--pretrain statistics",
     "non-private": "--pretrain not-private --pretrain-epochs 30",
-    **{f"unprotected-{n}": f"--pretrain unprotected --pretrain-epochs {n} {_FROM_SCRATCH}" for n in (1, 5, 20)},
+    **{
+        f"unprotected-{n}": f"--pretrain unprotected --pretrain-epochs {n} {_ALONE} {_FROM_SCRATCH}" for n in (1, 5, 20)
+    },
 }
 NON_PRIVATE = "non-private"
 COMPARED = [method for method in METHODS if method != NON_PRIVATE and method not in AMOUNTS or method == "none"]

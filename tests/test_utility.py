@@ -126,7 +126,14 @@ def test_every_cell_is_reproduced_by_lines_that_the_scripts_accept(utility):
     assert len(found) == len(set(found))
     first = found[: 3 * 2 * 5]
     assert {cell.epsilon for cell in first} == {1.0} and {cell.seed for cell in first} == {0, 1, 2}
-    assert {cell.method for cell in first} == {"dreams", "unprotected", "public", "none", "statistics"}
+    assert {cell.method for cell in first} == {
+        "dreams",
+        "dreams-unrefined",
+        "unprotected",
+        "public",
+        "none",
+        "statistics",
+    }
     assert [(cell.epsilon, cell.seed) for cell in found if cell.method == "non-private"] == [(None, 0)] * 2
     assert {cell.epsilon for cell in found if cell.method == "statistics"} == {0.2, 1.0, 10.0}
     for cell in found:
