@@ -49,6 +49,12 @@ class Lever:
 
 LEVERS = (
     Lever("the default", "", "the reference"),
+    Lever(
+        "no refinement", "--refine-share 0 --moments-share 0.5", "worse: marks of noise, and samples of other classes"
+    ),
+    Lever("a judge, no matching", "--refine-steps 0", "worse for clothes, which are too smooth to be judged"),
+    Lever("matching, no judge", "--candidates 1", "worse: samples of other classes stay"),
+    Lever("twice the budget for refinement", "--refine-share 0.2 --moments-share 0.35", "even"),
     Lever("latent prior N(0, I)", "--prior normal", "much worse: the posterior's classes are no standard normals"),
     Lever("latent clip 2 instead of 1.4", "--prior-clip 2", "worse: twice the noise on the prior's covariances"),
     Lever("twice the budget for the prior", "--prior-share 0.1", "a little better there, a little worse elsewhere"),
@@ -65,7 +71,7 @@ LEVERS = (
     Lever("half the width", "--width 16", "even: fewer weights, less noise, less detail"),
     Lever("half the latent dimensions", "--latent-dim 12", "worse detail, better prior"),
     Lever("twice the latent dimensions", "--latent-dim 48", "worse: a prior of four times as many entries"),
-    Lever("more for the dreams", "--moments-share 0.65", "even: better dreams, noisier decoder"),
+    Lever("more for the dreams", "--moments-share 0.6", "even: better dreams, noisier decoder"),
     Lever("less for the dreams", "--moments-share 0.3", "worse"),
 )
 

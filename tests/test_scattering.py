@@ -55,7 +55,9 @@ def test_maps_are_windowed_moduli_of_wavelets(number, side, deviation, frequency
     np.testing.assert_allclose(found[0, :, 1 + number], expected.ravel(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape, cells, maps", [((28, 28, 1), 49, 17), ((32, 32, 3), 64, 19), ((64, 8, 1), 16, 17)])
+@pytest.mark.parametrize(
+    "shape, cells, maps", [((28, 28, 1), 49, 17), ((32, 32, 3), 64, 19), ((64, 8, 1), 16, 17), ((6, 2, 2), 1, 18)]
+)
 def test_sizes(shape, cells, maps):
     scattering = Scattering(shape)
     assert (scattering.cells, scattering.maps) == (cells, maps)

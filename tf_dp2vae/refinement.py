@@ -13,6 +13,7 @@ with a generator that is trained already.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ import tensorflow as tf
 
 from tf_dp2vae.accounting import FEATURE_MEANS
 from tf_dp2vae.configuration import Configuration
+from tf_dp2vae.judge import Judge
 from tf_dp2vae.mechanisms import Moments
 from tf_dp2vae.records import Records
 from tf_dp2vae.validation import check, check_between, check_positive, check_whole
@@ -83,22 +85,7 @@ class Refinement(Configuration):
         target = Target.of(answer, model.latent_prior.frequencies.numpy() * records.num_records)
         if self.steps:
             self._match(model, samples, target)
-        labels = samples.labels(_JUDGED_ON)
-        found = samples.features(labels)
-        own = np.stack(
-            [
-                found[labels == label].mean(0) if (labels == label).any() else means
-                for label, means in enumerate(target.means)
-            ]
-        )
-        centred = found - own[labels]
-        trust = target.trust[:, None]
-        judge.assign_discriminant(
-            trust * target.means + (1 - trust) * own,
-            centred.T @ centred / len(centred),
-            model.latent_prior.frequencies.numpy(),
-            target.noise_variance,
-        )
+        _teach(judge, samples, target, model.latent_prior.frequencies.numpy())
 
     def _match(self, model: DP2VAE, samples: _Samples, target: Target) -> None:
         """Adam on the decoder, against the distance between mean features of samples and released ones."""
@@ -106,7 +93,6 @@ class Refinement(Configuration):
         classes = model.latent_prior.num_classes
         before = keras.models.clone_model(model.decoder)
         before.set_weights(model.decoder.get_weights())
-        model.decoder.trainable = True
         variables = model.decoder.trainable_variables
         optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(self.learning_rate, self.steps, 0.05))
         optimizer.build(variables)
@@ -183,11 +169,22 @@ class _Samples:
         """Of images of the labels, [n, features]."""
         return np.concatenate([self._model.judge.features(tf.constant(part)).numpy() for part in self._parts(labels)])
 
-    def _parts(self, labels: np.ndarray):
+    def _parts(self, labels: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(labels), _AT_ONCE):
             part = tf.constant(labels[start : start + _AT_ONCE])
             latent = self.latents(part, tf.constant(-1 - start))
             yield self.decoded(self._model.decoder, latent, part).numpy()
+
+
+def _teach(judge: Judge, samples: _Samples, target: Target, frequencies: np.ndarray) -> None:
+    """Sets the judge: released means, as far as they can be trusted, and the samples' covariance within classes."""
+    labels = samples.labels(_JUDGED_ON)
+    found, means = samples.features(labels), target.means.copy()
+    for label in np.unique(labels):
+        own = found[labels == label].mean(0)
+        means[label] = own + target.trust[label] * (target.means[label] - own)
+        found[labels == label] -= own
+    judge.assign_discriminant(means, found.T @ found / len(found), frequencies, target.noise_variance)
 
 
 def _balanced(model: DP2VAE, num: int) -> np.ndarray:

@@ -25,7 +25,7 @@ _BLUR = 0.4
 """Deviation of a cell's Gaussian window, in cells."""
 _FLOOR = 1e-6
 """Under the root of the modulus, whose gradient at 0 would be infinite."""
-_GREY = {1: (1.0,), 3: (0.299, 0.587, 0.114)}
+_BRIGHTNESS_OF_COLOURS = (0.299, 0.587, 0.114)
 
 
 class Scattering:
@@ -37,11 +37,12 @@ class Scattering:
     """
 
     def __init__(self, image_shape: tuple[int, int, int]):
-        """Args: (height, width, channels), as the builders of `networks` accept them."""
+        """Args: (height, width, channels)."""
         height, width, channels = image_shape
         rows, columns = (_windows(side) for side in (height, width))
         self._rows, self._columns = tf.constant(rows), tf.constant(columns)
-        self._grey = tf.constant(_GREY[channels], tf.float32)
+        grey = _BRIGHTNESS_OF_COLOURS if channels == 3 else np.full(channels, 1 / channels)
+        self._grey = tf.constant(grey, tf.float32)
         self._filters = [tf.constant(_wavelets(*wavelet)) for wavelet in _WAVELETS]
         self.cells = rows.shape[1] * columns.shape[1]
         self.maps = channels + _ORIENTATIONS * len(_WAVELETS)
