@@ -230,7 +230,8 @@ def refusal(copy, model, **arguments):
 
 def test_killed_run_finds_its_plan_and_its_weights_again(copy, model):
     plan = begin(copy, model)
-    assert plan == accounting.plan(PRIVACY, 12 / 48, ROUNDS * STEPS, {**Dreams().shares, **GaussianPrior().shares})
+    shares = {**Dreams().shares, **GaussianPrior().shares, **Refinement().shares}
+    assert plan == accounting.plan(PRIVACY, 12 / 48, ROUNDS * STEPS, shares)
     assert not np.allclose(model.latent_prior.frequencies.numpy(), 1 / CLASSES), (
         "set in pre-training, from the checkpoint"
     )
@@ -252,6 +253,7 @@ OTHERS = {
     "batch": ({"batch_size": 16}, {}, "batch_size was 12, is now 16"),
     "rounds": ({"rounds": 3}, {}, "rounds was 2, is now 3"),
     "seed": ({}, {"seed": 4}, "seed was 3, is now 4"),
+    "refinement": ({}, {"refinement": Refinement(steps=4, candidates=2)}, "refinement steps was 3, is now 4"),
     "draws": ({}, {"draws": 2}, "draws was 1, is now 2"),
     "augmentation": ({}, {"augmentation": Shifts(1)}, "augmentation was None, is now {'pixels': 1}"),
     "epsilon": ({}, {"privacy": Privacy(3.0, 1e-5)}, "epsilon was 2.0, is now 3.0"),
@@ -441,7 +443,7 @@ def test_full_disk_is_one_line_and_can_be_resumed(command, monkeypatch, write):
     if command.folder.exists():
         assert command("--resume", command.folder)[0] == 0
         ledger = Ledger(command.folder / "private" / "ledger.jsonl", 40)
-        assert sum(event.count for event in ledger.events) == 3 + 4 and 0.99 < ledger.epsilon(1e-5) <= 1
+        assert sum(event.count for event in ledger.events) == 4 + 4 and 0.99 < ledger.epsilon(1e-5) <= 1
         ledger.close()
     else:
         assert write == 4, "only a run that was not charged yet may leave nothing"
