@@ -43,6 +43,8 @@ _PURPOSE = 31
 class Refinement(Configuration):
     """One release of mean features, the decoder's matching to them, and the judge.
 
+    Sums are divided by the latent prior's class frequencies; where nothing released those, classes count as equally large.
+
     Attributes:
       share: part of the budget for the release.
       steps: of the matching, 240 samples each.
