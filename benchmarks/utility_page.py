@@ -50,7 +50,7 @@ def table(rows: list[Row], published: list[Row]) -> str:
     for dataset, epsilon in sorted({(r["dataset"], r["epsilon"]) for r in rows if r["epsilon"]}, reverse=True):
         here = [row for row in rows if row["dataset"] == dataset and row["epsilon"] in (epsilon, None)]
         parts += [f"\n**{dataset}, ε = {epsilon:g}**\n", _HEAD]
-        for method in dict.fromkeys(row["method"] for row in here if row["method"] not in _ONLY_AMOUNTS):
+        for method in sorted({row["method"] for row in here} - _ONLY_AMOUNTS):
             group = [row for row in here if row["method"] == method]
             parts.append(_line(group, method, GUARANTEES.get(method, "end to end")))
         # The reference is trained once for all seeds, so equal figures are one training.
