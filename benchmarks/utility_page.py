@@ -105,9 +105,10 @@ def against_epsilon(rows: list[Row], published: list[Row], figure: str, words: s
     datasets = sorted({row["dataset"] for row in known}, reverse=True)
     if not datasets:
         return False
+    methods = sorted({row["method"] for row in known})
     picture, axes = plt.subplots(1, len(datasets), figsize=(6 * len(datasets), 6.5), squeeze=False)
     for axis, dataset in zip(axes[0], datasets):
-        _panel(axis, [row for row in known if row["dataset"] == dataset], figure)
+        _panel(axis, [row for row in known if row["dataset"] == dataset], methods, figure)
         peers = [peer for peer in published if peer["dataset"] == dataset and peer[figure] is not None]
         for index, method in enumerate(dict.fromkeys(peer["method"] for peer in peers)):
             points = sorted((peer["epsilon"], peer[figure]) for peer in peers if peer["method"] == method)
@@ -125,13 +126,16 @@ def against_epsilon(rows: list[Row], published: list[Row], figure: str, words: s
     return True
 
 
-def _panel(axis: plt.Axes, rows: list[Row], figure: str) -> None:
+def _panel(axis: plt.Axes, rows: list[Row], methods: list[str], figure: str) -> None:
+    """A method has its colour by its place among all methods, so that it is the same in each panel."""
     factor = 1 if figure == "fid" else 100
-    for index, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
+    for index, method in enumerate(methods):
         found: dict[float, list[float]] = {}
         for row in rows:
             if row["method"] == method:
                 found.setdefault(row["epsilon"] or math.inf, []).append(factor * row[figure])
+        if not found:
+            continue
         label = f"{method} ({GUARANTEES.get(method, 'end to end')})"
         if math.inf in found:
             axis.axhline(mean(found[math.inf]), linestyle="--", color="black", linewidth=1, label=label)
