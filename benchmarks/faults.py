@@ -49,7 +49,7 @@ from tf_dp2vae import accounting, datasets
 from tf_dp2vae.commands import TrainFlags
 
 RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
-PLACES = ("start", "statistics", "pre-training", "private training", "sleep", "prior", "export")
+PLACES = ("start", "statistics", "pre-training", "private training", "sleep", "prior", "refinement", "export")
 STEPS, ROUNDS, RECORDS = 12, 3, 2000
 TRAINING = (
     f"--steps {STEPS} --rounds {ROUNDS} --batch-size 64 --latent-dim 2 --width 2 --physical-batch-size 128 "

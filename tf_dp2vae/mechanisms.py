@@ -241,7 +241,7 @@ class Mechanisms:
         on_counts, on_sums, on_seconds = scales
 
         def noised(total: np.ndarray, stddev: float) -> np.ndarray:
-            if not total.size:
+            if not total.size:  # seconds that were not asked for: their weight is 0, their deviation infinite
                 return total
             return on_grid(total + stddev * standard_normals(random, *total.shape), stddev)
 
