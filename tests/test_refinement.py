@@ -68,6 +68,25 @@ def test_anchor_holds_samples_where_they_were():
     assert missed(before, held) < 0.1 * missed(before, free)
 
 
+def test_matching_does_not_make_samples_alike():
+    """To the mean features of its own samples: a plain square would still fall where samples lose their variance."""
+    keras.utils.set_random_seed(1)
+    model = tiny_model()
+    for variable in model.decoder.trainable_variables:
+        variable.assign(2 * variable)
+    images, labels = samples(model, 3000)
+    model.plan = Plan((Event(FEATURE_MEANS, 1e-9),), 1.0, 0.5, 1)
+    model.mechanisms = Mechanisms(Ledger(), Silence())
+    own = Records(np.round(255 * images).astype(np.uint8), labels.astype(np.int32), CLASSES)
+    Refinement(steps=200, anchor=0.0, learning_rate=3e-3).run(model, own)
+    assert spread(samples(model, 3000)[0]) > 0.95 * spread(images)
+
+
+def spread(images):
+    """Variance over samples of one label after the other, summed over pixels."""
+    return sum(images[label::CLASSES].var(0).sum() for label in range(CLASSES))
+
+
 def test_release_that_noise_drowns_moves_nothing_and_judges_by_samples():
     class Deafening(Silence):
         def standard_normal(self, size):
