@@ -33,7 +33,14 @@ class Sampler(tf.Module):
         judge: Judge | None = None,
         candidates: int = 1,
     ):
-        """Takes over the networks as they are now. Without a judge, or labels, the first candidate is the sample."""
+        """Takes over the networks as they are now.
+
+        Args:
+          decoder, prior, contrast: where images come from.
+          num_classes: size of the label set, 0 without labels.
+          judge: chooses among candidates of the label asked for; None, or no labels: nobody chooses.
+          candidates: how many it is shown for each image; with 1 it is left out.
+        """
         super().__init__(name="sampler")
         self._decoder, self._prior, self._contrast, self._num_classes = decoder, prior, contrast, num_classes
         self._judge, self._candidates = (judge, candidates) if num_classes and candidates > 1 else (None, 1)
