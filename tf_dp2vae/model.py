@@ -96,7 +96,7 @@ class DP2VAE(VAE):
           privacy: the guarantee to train for.
           pretraining: what happens before the private phase, and which networks that phase trains.
           prior: how the latent prior is made after training.
-          refinement: what follows the private phase; None: nothing.
+          refinement: what follows the private phase; None: nothing. By default `Refinement()`, where there is such a phase.
           draws: K latent draws of each example, averaged before clipping.
           augmentation: moves records in the private phase, a copy for each draw; averaged before clipping too. None: off.
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
