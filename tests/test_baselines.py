@@ -17,7 +17,10 @@ from tf_dp2vae.evaluation.report import guarantee
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_encoder
 from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.records import Records
+from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.runs import RunFolder
+from tf_dp2vae.setup import make_refinement
 from tf_dp2vae.statement import NOT_PRIVATE
 from tf_dp2vae.validation import InvalidInputError
 
@@ -53,7 +56,7 @@ def statistics():
 @pytest.fixture(scope="module")
 def unprivate():
     keras.utils.set_random_seed(0)
-    model = tiny_model(pretraining=NotPrivate(epochs=2), prior=None)
+    model = tiny_model(pretraining=NotPrivate(epochs=2), prior=None, refinement="default")
     model.fit(IMAGES, LABELS, batch_size=24, verbose=0)
     return model
 
@@ -129,6 +132,26 @@ def test_statistics_need_the_linear_decoder_and_bring_their_prior():
     for pretraining in (StatisticsAlone(), NotPrivate()):
         with pytest.raises(InvalidInputError, match="sets the latent prior itself"):
             tiny_model(pretraining=pretraining, prior=GaussianPrior())
+
+
+@pytest.mark.parametrize("num", [240, 300])
+def test_without_privacy_refinement_is_told_the_exact_sums_of_features(unprivate, num):
+    images, labels = images_and_labels(num)
+    found = unprivate.pretraining.feature_sums(
+        unprivate, Records(images, labels, CLASSES), lambda part: unprivate.judge.features(tf.constant(part)).numpy()
+    )
+    each = unprivate.judge.features(tf.constant(images / np.float32(255))).numpy()
+    expected = [each[labels == label].sum(0) for label in range(CLASSES)]
+    np.testing.assert_allclose(found.sums, expected, atol=1e-3)
+    assert unprivate.ledger.events == ()
+
+
+def test_without_privacy_refinement_takes_no_budget_and_is_the_default(unprivate):
+    assert unprivate.refinement == Refinement() and unprivate.shares == {}
+    assert np.ptp(unprivate.judge.kernel.numpy()) > 0
+    flags = TrainFlags(pretrain="not-private", candidates=2)
+    assert make_refinement(flags).candidates == 2
+    assert make_refinement(TrainFlags(pretrain="statistics")) is None
 
 
 def test_no_privacy_is_called_so_wherever_it_is_written(unprivate, tmp_path):

@@ -7,6 +7,7 @@ import tensorflow as tf
 from conftest import CLASSES, DREAMS, SHAPE, Silence, images_and_labels, tiny_model
 
 from tf_dp2vae.accounting import FEATURE_MEANS, Event, Plan
+from tf_dp2vae.baselines import StatisticsAlone
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms, Moments
 from tf_dp2vae.records import Records
@@ -180,8 +181,6 @@ def test_model_that_was_saved_judges_alike(judged, tmp_path):
     assert again.refinement == model.refinement
 
 
-def test_whole_training_takes_no_refinement():
-    from tf_dp2vae.baselines import NotPrivate
-
+def test_statistics_alone_have_no_decoder_to_refine():
     with pytest.raises(InvalidInputError, match="refinement"):
-        tiny_model(pretraining=NotPrivate(), prior=None, refinement=Refinement())
+        tiny_model(pretraining=StatisticsAlone(), prior=None, refinement=Refinement())

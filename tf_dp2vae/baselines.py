@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.contrast import mean_energy
-from tf_dp2vae.mechanisms import Moments
+from tf_dp2vae.mechanisms import Features, Moments
 from tf_dp2vae.objectives import bounded
 from tf_dp2vae.pretraining import Dreams, Pretraining
 from tf_dp2vae.priors import assign_moments
@@ -94,6 +94,7 @@ class StatisticsAlone(Dreams):
     """
 
     is_whole_training: ClassVar[bool] = True
+    is_refined: ClassVar[bool] = False
 
     @property
     def shares(self) -> dict[str, float]:
@@ -127,6 +128,8 @@ class StatisticsAlone(Dreams):
 class NotPrivate(Pretraining):
     """NO PRIVACY, for comparison only: everything is fitted to the records, without clip and without noise.
 
+    Refinement follows as it does elsewhere, and has exact sums of features instead of noised ones.
+
     Attributes:
       epochs: passes over the records.
       learning_rate: of Adam at the start; it falls along a cosine.
@@ -150,6 +153,13 @@ class NotPrivate(Pretraining):
         model.pretrain(batches, self.epochs * len(batches), self.learning_rate)
         assign_moments(model.latent_prior, _exact_moments(model, batches))
         model.contrast.energy.assign(np.mean([mean_energy(unit_interval(images).numpy()) for images, _ in batches]))
+
+    def feature_sums(self, model: DP2VAE, records: Records, features: Features) -> Moments:
+        classes = model.latent_prior.num_classes
+        sums = np.zeros((classes, model.judge.num_features))
+        for images, labels in unprotected_batches(records, _BATCH, model.seed, drop_remainder=False):
+            sums += np.eye(classes)[labels.numpy()].T @ features(unit_interval(images).numpy())
+        return Moments(None, sums, np.zeros((1, 0, 0)), 0.0, _HARDLY_ANY, 0.0)
 
 
 def _exact_moments(model: DP2VAE, batches: tf.data.Dataset) -> Moments:

@@ -32,6 +32,8 @@ _CHUNK = 2048
 
 Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(images [n, h, w, c] in [0, 1], labels [n]) → (means [n, d], variances [n, d]) of each record's latent."""
+Features = Callable[[np.ndarray], np.ndarray]
+"""Images [n, h, w, c] in [0, 1] → [n, d], of each image alone."""
 
 
 class ExampleLoss(Protocol):
@@ -184,7 +186,7 @@ class Mechanisms:
 
         return self._noised_moments(records, event, contribution, bound, weights, shared_second)
 
-    def feature_sums(self, records: Records, event: Event, features: Callable[[np.ndarray], np.ndarray]) -> Moments:
+    def feature_sums(self, records: Records, event: Event, features: Features) -> Moments:
         """Per class the sum of features clipped to norm 1; no counts and no second moments.
 
         Sensitivity: one record contributes its features to the sum of its own class, a vector of norm at most 1, and
@@ -195,7 +197,7 @@ class Mechanisms:
         Args:
           records: all of them take part.
           event: what is charged; carries σ.
-          features: images [n, height, width, channels] in [0, 1] → [n, d], of each image alone.
+          features: what is summed.
         """
 
         def contribution(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

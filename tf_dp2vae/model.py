@@ -96,7 +96,7 @@ class DP2VAE(VAE):
           privacy: the guarantee to train for.
           pretraining: what happens before the private phase, and which networks that phase trains.
           prior: how the latent prior is made after training.
-          refinement: what follows the private phase; None: nothing. By default `Refinement()`, where there is such a phase.
+          refinement: what follows training; None: nothing. By default `Refinement()`, where a decoder is trained.
           draws: K latent draws of each example, averaged before clipping.
           augmentation: moves records in the private phase, a copy for each draw; averaged before clipping too. None: off.
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
@@ -122,10 +122,10 @@ class DP2VAE(VAE):
             f"pretraining {type(self.pretraining).__name__} sets the latent prior itself: leave prior out.",
         )
         if refinement == "default":
-            refinement = None if self.pretraining.is_whole_training else Refinement()
+            refinement = Refinement() if self.pretraining.is_refined else None
         check(
-            refinement is None or not self.pretraining.is_whole_training,
-            f"pretraining {type(self.pretraining).__name__} is the whole training: leave refinement out.",
+            refinement is None or self.pretraining.is_refined,
+            f"pretraining {type(self.pretraining).__name__} trains no decoder to refine: leave refinement out.",
         )
         self.refinement = refinement
         self.engine, self.physical_batch_size, self.seed = engine, physical_batch_size, seed
@@ -154,7 +154,7 @@ class DP2VAE(VAE):
     @property
     def shares(self) -> dict[str, float]:
         """The share of the budget that each one-time release takes."""
-        refinement = {} if self.refinement is None else self.refinement.shares
+        refinement = {} if self.refinement is None or not self.pretraining.private else self.refinement.shares
         return {**self.pretraining.shares, **self.prior.shares, **refinement}
 
     # --- One step ---------------------------------------------------------------------------------------------------
@@ -304,17 +304,16 @@ class DP2VAE(VAE):
         if progress.phase is Phase.PRETRAINING:
             show.phase(self.pretraining.describe())
             self.pretraining.run(self, records)
-            if self.pretraining.is_whole_training:
-                self.contrast.match(self)
-                show.done()
-                return keras.callbacks.History()
-            self.checkpoints.enter(Phase.PRIVATE)
-        show.phase(
-            f"private training: {self.plan.steps} DP-SGD steps, noise multiplier {self.plan.noise_multiplier:.3f}"
-        )
-        history = self._fit_privately(records, epochs, steps_per_epoch, verbose, callbacks, validation_data)
-        show.phase(self.prior.describe())
-        self.prior.fit(self, records)
+            if not self.pretraining.is_whole_training:
+                self.checkpoints.enter(Phase.PRIVATE)
+        history = keras.callbacks.History()
+        if not self.pretraining.is_whole_training:
+            show.phase(
+                f"private training: {self.plan.steps} DP-SGD steps, noise multiplier {self.plan.noise_multiplier:.3f}"
+            )
+            history = self._fit_privately(records, epochs, steps_per_epoch, verbose, callbacks, validation_data)
+            show.phase(self.prior.describe())
+            self.prior.fit(self, records)
         self.contrast.match(self)
         if self.refinement is not None:
             show.phase(self.refinement.describe())

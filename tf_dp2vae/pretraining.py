@@ -22,8 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae import dreams
-from tf_dp2vae.accounting import CLASS_STATISTICS, DREAM_MOMENTS
+from tf_dp2vae.accounting import CLASS_STATISTICS, DREAM_MOMENTS, FEATURE_MEANS
 from tf_dp2vae.configuration import Configuration
+from tf_dp2vae.mechanisms import Features, Moments
 from tf_dp2vae.networks import Projection
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import unprotected_batches
@@ -45,12 +46,14 @@ class Pretraining(Configuration):
       freezes_encoder: whether the private phase trains the decoder alone.
       private: whether what it releases hides any record at all; only a baseline's does not.
       is_whole_training: whether no private step follows, the latent prior being set too (see `baselines`).
+      is_refined: whether a decoder is trained, which refinement may go on with.
     """
 
     end_to_end: ClassVar[bool] = True
     freezes_encoder: ClassVar[bool] = True
     private: ClassVar[bool] = True
     is_whole_training: ClassVar[bool] = False
+    is_refined: ClassVar[bool] = True
 
     @property
     def shares(self) -> dict[str, float]:
@@ -68,6 +71,11 @@ class Pretraining(Configuration):
     def callbacks(self, model: DP2VAE, epochs: int) -> list[keras.callbacks.Callback]:
         """What happens between the rounds of the private phase."""
         return []
+
+    def feature_sums(self, model: DP2VAE, records: Records, features: Features) -> Moments:
+        """What refinement asks for, each class's sum of features: by the mechanism, for refinement's share."""
+        assert model.plan is not None
+        return model.mechanisms.feature_sums(records, model.plan.release(FEATURE_MEANS), features)
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")

@@ -73,17 +73,14 @@ class Refinement(Configuration):
 
     def describe(self) -> str:
         """A few words for the progress."""
-        return "refinement: samples matched to noisy means of features, and a judge among them"
+        return "refinement: samples matched to means of features, and a judge among them"
 
     def run(self, model: DP2VAE, records: Records) -> None:
         """Asks for the release, matches the model's decoder to it, and sets the model's judge."""
-        assert model.plan is not None
         judge, samples = model.judge, _Samples(model)
         judge.normalise(samples.images(_balanced(model, _NORMALISED_ON)))
         featured = tf.function(judge.features, reduce_retracing=True)
-        answer = model.mechanisms.feature_sums(
-            records, model.plan.release(FEATURE_MEANS), lambda images: featured(tf.constant(images)).numpy()
-        )
+        answer = model.pretraining.feature_sums(model, records, lambda images: featured(tf.constant(images)).numpy())
         target = Target.of(answer, model.latent_prior.frequencies.numpy() * records.num_records)
         if self.steps:
             self._match(model, samples, target)

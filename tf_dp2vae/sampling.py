@@ -121,9 +121,9 @@ class PoissonSource:
         return tf.data.Dataset.counter().map(drawn).prefetch(1)
 
 
-def unprotected_batches(records: Records, batch_size: int, seed: int) -> tf.data.Dataset:
+def unprotected_batches(records: Records, batch_size: int, seed: int, drop_remainder: bool = True) -> tf.data.Dataset:
     """Shuffled (images, labels) batches *outside* every mechanism. Whatever learns from them is not private."""
     with records.opened() as (images, labels):
         dataset = tf.data.Dataset.from_tensor_slices((images, labels))
     shuffled = dataset.shuffle(len(images), seed=seed, reshuffle_each_iteration=True)
-    return shuffled.batch(min(batch_size, len(images)), drop_remainder=True)
+    return shuffled.batch(min(batch_size, len(images)), drop_remainder=drop_remainder)

@@ -53,8 +53,8 @@ def make_prior(flags: TrainFlags) -> Prior:
 
 
 def make_refinement(flags: TrainFlags) -> Refinement | None:
-    """What follows the private phase; nothing where there is no such phase, or no share for it."""
-    if not flags.refine_share or flags.pretrain in ("statistics", "not-private"):
+    """What follows training; nothing where no decoder is trained, or no share is left for it."""
+    if not flags.refine_share or flags.pretrain == "statistics":
         return None
     return Refinement(share=flags.refine_share, steps=flags.refine_steps, candidates=flags.candidates)
 
