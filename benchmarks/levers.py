@@ -95,9 +95,9 @@ class Flags:
     only: str = ""
 
 
-def split(flags: Flags) -> Path:
+def split(data: Path | None) -> Path:
     """An .npz of the training images alone: records, and the held-out ones in the place of a test set."""
-    dataset = datasets.load("mnist", flags.data)
+    dataset = datasets.load("mnist", data)
     file = FOLDER / f"{dataset.name}-training.npz"
     FOLDER.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
@@ -153,7 +153,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
     parser.add_arguments(Flags, dest="flags")
     flags = parser.parse_args().flags
-    data = split(flags)
+    data = split(flags.data)
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
     known = {(row["dataset"], row["lever"], row["seed"]) for row in rows}
     for seed in map(int, flags.seeds.split(",")):

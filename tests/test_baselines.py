@@ -15,7 +15,7 @@ from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decode
 from tf_dp2vae.commands import TrainFlags
 from tf_dp2vae.evaluation.report import guarantee
 from tf_dp2vae.model import DP2VAE
-from tf_dp2vae.networks import build_encoder
+from tf_dp2vae.networks import Projection, build_encoder
 from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
@@ -132,6 +132,18 @@ def test_statistics_need_the_linear_decoder_and_bring_their_prior():
     for pretraining in (StatisticsAlone(), NotPrivate()):
         with pytest.raises(InvalidInputError, match="sets the latent prior itself"):
             tiny_model(pretraining=pretraining, prior=GaussianPrior())
+
+
+def test_without_privacy_the_encoder_sees_exact_principal_components(unprivate):
+    (projection,) = [layer for layer in unprivate.encoder.layers if isinstance(layer, Projection)]
+    flat = IMAGES.reshape(len(IMAGES), -1) / 255.0
+    centred = flat - np.stack([flat[label == LABELS].mean(0) for label in range(CLASSES)])[LABELS]
+    kept = min(60, projection.units)
+    directions, deviations, _ = np.linalg.svd(centred.T, full_matrices=False)
+    basis, scale = projection.basis.numpy()[:, :kept], projection.scale.numpy()[:kept]
+    # The strongest are told apart; among equal ones any rotation would do.
+    np.testing.assert_allclose(np.abs((basis * directions[:, :kept]).sum(0))[:5], 1, atol=1e-3)
+    np.testing.assert_allclose(1 / scale, deviations[:kept] / np.sqrt(len(flat)), rtol=1e-3)
 
 
 @pytest.mark.parametrize("num", [240, 300])

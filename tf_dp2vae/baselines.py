@@ -22,7 +22,7 @@ import tensorflow as tf
 from tf_dp2vae.contrast import mean_energy
 from tf_dp2vae.mechanisms import Features, Moments
 from tf_dp2vae.objectives import bounded
-from tf_dp2vae.pretraining import Dreams, Pretraining
+from tf_dp2vae.pretraining import Dreams, Pretraining, look_along
 from tf_dp2vae.priors import assign_moments
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import unit_interval, unprotected_batches
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
 
 _BATCH = 256
+_COMPONENTS = Dreams.components
 _DARKEST = 1e-6
 """How near to black or white a logit can come; a hundredth of what 8 bits tell apart."""
 _HARDLY_ANY = 1e-9
@@ -128,7 +129,7 @@ class StatisticsAlone(Dreams):
 class NotPrivate(Pretraining):
     """NO PRIVACY, for comparison only: everything is fitted to the records, without clip and without noise.
 
-    Refinement follows as it does elsewhere, and has exact sums of features instead of noised ones.
+    As by default, the encoder sees principal components and refinement follows; both are exact here.
 
     Attributes:
       epochs: passes over the records.
@@ -150,6 +151,9 @@ class NotPrivate(Pretraining):
 
     def run(self, model: DP2VAE, records: Records) -> None:
         batches = unprotected_batches(records, _BATCH, model.seed)
+        variances, components = np.linalg.eigh(_within_classes(batches, model.latent_prior.num_classes))
+        strongest = slice(-1, -1 - _COMPONENTS, -1)
+        look_along(model.encoder, components[:, strongest], np.sqrt(np.maximum(variances[strongest], 0)))
         model.pretrain(batches, self.epochs * len(batches), self.learning_rate)
         assign_moments(model.latent_prior, _exact_moments(model, batches))
         model.contrast.energy.assign(np.mean([mean_energy(unit_interval(images).numpy()) for images, _ in batches]))
@@ -160,6 +164,17 @@ class NotPrivate(Pretraining):
         for images, labels in unprotected_batches(records, _BATCH, model.seed, drop_remainder=False):
             sums += np.eye(classes)[labels.numpy()].T @ features(unit_interval(images).numpy())
         return Moments(None, sums, np.zeros((1, 0, 0)), 0.0, _HARDLY_ANY, 0.0)
+
+
+def _within_classes(batches: tf.data.Dataset, classes: int) -> np.ndarray:
+    """The images' covariance within classes over one pass, [pixels, pixels], without noise."""
+    counts, sums, seconds = 0.0, 0.0, 0.0
+    for images, labels in batches:
+        flat = unit_interval(images).numpy().reshape(len(images), -1)
+        member = np.eye(classes, dtype=np.float32)[labels.numpy()]
+        counts, sums, seconds = counts + member.sum(0), sums + member.T @ flat, seconds + flat.T @ flat
+    scaled = sums / np.sqrt(np.maximum(counts, 1))[:, None]
+    return (seconds - scaled.T @ scaled) / np.sum(counts)
 
 
 def _exact_moments(model: DP2VAE, batches: tf.data.Dataset) -> Moments:

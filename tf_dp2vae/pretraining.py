@@ -176,9 +176,7 @@ class Dreams(_WithSleep):
     def run(self, model: DP2VAE, records: Records) -> None:
         dreamer = self.release(model, records)
         model.latent_prior.frequencies.assign(dreamer.frequencies)
-        for layer in model.encoder.layers:
-            if isinstance(layer, Projection):
-                layer.assign(dreamer.basis, 1 / np.maximum(dreamer.spread, _LEAST_SPREAD))
+        look_along(model.encoder, dreamer.basis, dreamer.spread)
         model.pretrain(_endless(dreamer, model.seed), self.steps, self.learning_rate)
 
     def release(self, model: DP2VAE, records: Records) -> dreams.DreamGenerator:
@@ -207,6 +205,13 @@ class Dreams(_WithSleep):
             shared_second=False,
         )
         return dreams.generator(found, moments, shape)
+
+
+def look_along(encoder: keras.Model, basis: np.ndarray, spread: np.ndarray) -> None:
+    """Has an encoder behind a `Projection` see coordinates on `basis`, [pixels, d], each divided by its spread, [d]."""
+    for layer in encoder.layers:
+        if isinstance(layer, Projection):
+            layer.assign(basis, 1 / np.maximum(spread, _LEAST_SPREAD))
 
 
 _LEAST_SPREAD = 0.01
