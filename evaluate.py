@@ -16,7 +16,7 @@ import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 
 # isort: split
 from tf_dp2vae import figures
-from tf_dp2vae.commands import EvaluateFlags, one_line_errors, parse
+from tf_dp2vae.commands import one_line_errors, parse
 from tf_dp2vae.evaluation import pictures
 from tf_dp2vae.evaluation.cache import Cache
 from tf_dp2vae.evaluation.classifiers import usefulness
@@ -27,6 +27,7 @@ from tf_dp2vae.evaluation.neighbours import neighbours
 from tf_dp2vae.evaluation.real import Labelled, RealImages, real_images
 from tf_dp2vae.evaluation.release import Release, read_release
 from tf_dp2vae.evaluation.report import Part, Report, Stopwatch, missing, written_whole
+from tf_dp2vae.flags import EvaluateFlags
 
 
 @one_line_errors
@@ -34,7 +35,7 @@ def main() -> None:
     flags, watch = parse(EvaluateFlags, __doc__), Stopwatch()
     with watch.time("reading"):
         release = read_release(flags.run)
-        real = real_images(flags, release)
+        real = real_images(flags.run, release, flags.dataset, flags.data, flags.num_classes)
         weights = find_weights(flags.inception_weights) if "fidelity" in flags.parts else None
         features = InceptionFeatures(weights) if weights else None
     cache = Cache(flags.run.parent / ".cache")

@@ -82,7 +82,7 @@ def main() -> None:
 
     statement = model.privacy_statement()
     print(statement)
-    print(f"{'May be published' if statement.private else 'NOT PRIVATE'}:     {run.release}")
+    print(f"{'May be published' if statement.holds else 'Do NOT publish'}:      {run.release}")
     print(f"Must not be published: {run.private}")
 
 

@@ -24,12 +24,13 @@ from tf_dp2vae import accounting
 from tf_dp2vae.accounting import Event, Privacy
 from tf_dp2vae.pretraining import Dreams
 from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.refinement import Refinement
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TARGETS, DELTA, TOLERANCE = (0.2, 1.0, 10.0), 1e-5, 0.02
 PAIRS = ("rdp", "rdp_our_orders", "pld_prv")
-ALL_RELEASES = {**Dreams().shares, **GaussianPrior().shares}
+ALL_RELEASES = {**Dreams().shares, **GaussianPrior().shares, **Refinement().shares}
 CASES: dict[str, tuple[float, int, dict[str, float]]] = {
     "default run on 60,000": (1024 / 60_000, 150, ALL_RELEASES),
     "steps alone, batch 1,024": (1024 / 60_000, 1_000, {}),

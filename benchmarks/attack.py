@@ -45,6 +45,7 @@ from tf_dp2vae.pretraining import Dreams, Unprotected
 from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.randomness import InsecureSeed, SystemEntropy, fold
 from tf_dp2vae.records import FULL_SCALE, Records
+from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
 
 RESULTS = Path(__file__).parent / "results"
@@ -302,7 +303,7 @@ def summary(row: Row, scores: Scores) -> dict[str, object]:
 
 @functools.cache
 def _noise_multiplier(pretrain: str) -> float:
-    shares = {**Dreams().shares, **GaussianPrior().shares} if pretrain == "dreams" else {}
+    shares = {**Dreams().shares, **GaussianPrior().shares, **Refinement().shares} if pretrain == "dreams" else {}
     return accounting.plan(CLAIM, SAMPLING_RATE, STEPS, shares).noise_multiplier
 
 

@@ -148,7 +148,9 @@ def released_tells(records: Records, way: Pretraining, parts: Parts) -> OneRunVe
     planted = {"PoissonSource": parts.source, "make_engine": lambda *_: parts.engine()}
     with mock.patch.multiple("tf_dp2vae.model", **planted):
         model.fit(records.joined(*canaries), batch_size=BATCH, epochs=ROUNDS, steps_per_epoch=STEPS, verbose=0)
-    sampler = Sampler(model.decoder, model.latent_prior, model.contrast, 10)
+    assert model.refinement is not None
+    judged = model.judge, model.refinement.candidates
+    sampler = Sampler(model.decoder, model.latent_prior, model.contrast, 10, *judged)
     labels = np.repeat(np.arange(10), SAMPLES // 10)
     images = np.concatenate([sampler.sample(SAMPLES // 10, label, label).numpy() for label in range(10)])
     return judge_one_run(canaries.scores((images, labels)), canaries.included, CLAIM.delta)

@@ -46,10 +46,9 @@ from witness import Witness
 
 import train
 from tf_dp2vae import accounting, datasets
-from tf_dp2vae.commands import TrainFlags
+from tf_dp2vae.flags import TrainFlags
 
 RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
-PLACES = ("start", "statistics", "pre-training", "private training", "sleep", "prior", "refinement", "export")
 STEPS, ROUNDS, RECORDS = 12, 3, 2000
 TRAINING = (
     f"--steps {STEPS} --rounds {ROUNDS} --batch-size 64 --latent-dim 2 --width 2 --physical-batch-size 128 "
@@ -187,7 +186,7 @@ def warm_up() -> None:
     ):
         accounting.epsilon(before, 1e-5)
     for accountant in accounting.ACCOUNTANTS:
-        accounting.epsilon([*released[:2], replace(planned.step, count=STEPS), released[2]], 1e-5, accountant)
+        accounting.epsilon([*released[:2], replace(planned.step, count=STEPS), *released[2:]], 1e-5, accountant)
 
 
 # --- Judging from outside -------------------------------------------------------------------------------------------------

@@ -379,12 +379,12 @@ def npz(world: World, chance: random.Random) -> str:
         np.savez_compressed(file, **arrays)
         content = file.getvalue()
         if chance.random() < 0.25:
-            content = _odd_archive(world, chance)
+            content = _odd_archive(chance)
     datasets.load("", world.file("data.npz", content), 3)
     return ACCEPTED
 
 
-def _odd_archive(world: World, chance: random.Random) -> bytes:
+def _odd_archive(chance: random.Random) -> bytes:
     """Zip bombs, lying headers, members that are no arrays, duplicate and absurd names."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -459,12 +459,11 @@ def labels_and_ids(world: World, chance: random.Random) -> str:
 
 def configuration(world: World, chance: random.Random) -> str:
     """A damaged private/config.json, from which evaluate.py learns where the records are."""
-    from tf_dp2vae.commands import EvaluateFlags
 
     run = world.copy_of_run()
     file = run / "private" / "config.json"
     file.write_bytes(as_json(changed(json.loads(file.read_bytes()), chance), chance))
-    real_images(EvaluateFlags(run), world.release)
+    real_images(run, world.release)
     return ACCEPTED
 
 

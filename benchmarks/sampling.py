@@ -3,8 +3,8 @@
     python benchmarks/sampling.py                      # the default MNIST network, untrained: sampling costs the same
     python benchmarks/sampling.py --release runs/x/release --num 100000
 
-Each sampling process is Python's isolated mode with neither this library nor Keras importable. Prints the table and writes
-benchmarks/results/sampling.json.
+Each sampling process is Python's isolated mode without this library, tensorflow-privacy and dp-accounting. Prints the table
+and writes benchmarks/results/sampling.json.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def processes(release: Path, num: int, chunk: int, together: int) -> list[dict]:
 def untrained(folder: Path) -> Path:
     """A release of the default network for MNIST before any training."""
     from tf_dp2vae import DP2VAE, build_decoder, build_encoder
-    from tf_dp2vae.commands import TrainFlags
+    from tf_dp2vae.flags import TrainFlags
 
     flags = TrainFlags()
     shape = (28, 28, 1)

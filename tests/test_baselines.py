@@ -12,8 +12,8 @@ from dp_accounting import rdp
 
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
-from tf_dp2vae.commands import TrainFlags
 from tf_dp2vae.evaluation.report import guarantee
+from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import Projection, build_encoder
 from tf_dp2vae.priors import GaussianPrior

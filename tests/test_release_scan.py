@@ -78,7 +78,7 @@ def longest(variables):
 PLANTS = {
     "a file more": (lambda m, r: (r / "model.keras").write_bytes(b"x"), "model.keras is no file"),
     "an asset": (lambda m, r: (r / "sampler" / "assets" / "a").write_text("x"), "assets/a is no file"),
-    "a link": (lambda m, r: (r / "card.md").symlink_to(r / "privacy.md"), "card.md is a link"),
+    "a link": (lambda m, r: (r / "NOT-PRIVATE.md").symlink_to(r / "privacy.md"), "NOT-PRIVATE.md is a link"),
     "encoder weights in the graph": (
         lambda m, r: append(r / "sampler" / "saved_model.pb", longest(m.encoder.variables).tobytes()),
         "saved_model.pb holds encoder weights",

@@ -70,9 +70,9 @@ def test_private_side_is_closed_and_says_so(sound):
 
 
 def test_release_holds_what_may_be_published_and_nothing_else(sound):
-    allowed = {"sampler", "privacy.json", "privacy.md", "card.md", "samples.png", "SHA256SUMS"}
+    allowed = {"sampler", "privacy.json", "privacy.md", "samples.png", "SHA256SUMS"}
     names = {path.name for path in (sound / "release").iterdir()}
-    assert {"sampler", "privacy.json", "privacy.md", "samples.png"} <= names <= allowed
+    assert names == allowed
     assert {path.name for path in sound.iterdir()} == {"release", "private"}
 
 

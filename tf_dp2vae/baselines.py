@@ -139,12 +139,12 @@ class NotPrivate(Pretraining):
     end_to_end: ClassVar[bool] = False
     private: ClassVar[bool] = False
     is_whole_training: ClassVar[bool] = True
-    epochs: int = 30
+    epochs: int = 10
     learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
-        check_whole(pretrain_epochs=self.epochs)
-        check_positive(pretrain_learning_rate=self.learning_rate)
+        check_whole(epochs=self.epochs)
+        check_positive(learning_rate=self.learning_rate)
 
     def describe(self) -> str:
         return f"NOT PRIVATE: encoder and decoder trained {self.epochs} epochs on the records themselves, without noise"

@@ -256,7 +256,7 @@ class DP2VAE(VAE):
         steps_per_epoch: int | None = None,
         **unsupported: Any,
     ) -> keras.callbacks.History:
-        """Pre-trains, trains privately, and fits the latent prior, for `privacy.epsilon` in all.
+        """Pre-trains, trains privately, fits the latent prior, and refines, for `privacy.epsilon` in all.
 
         Args:
           x: [N, height, width(, channels)] arrays, uint8 or float in [0, 1]; or `Records`.
@@ -441,7 +441,7 @@ class DP2VAE(VAE):
         return statement_of(self)
 
     def export_sampler(self, path: str | os.PathLike[str]) -> None:
-        """Writes a SavedModel with the decoder, the latent prior and the judge, and nothing else.
+        """Writes a SavedModel with the decoder, the latent prior, the contrast and the judge, and nothing else.
 
         Its signature `sample` takes scalars (num, label, seed), or (num, seed) without labels; it loads with plain
         `tf.saved_model.load` where this package is not installed.

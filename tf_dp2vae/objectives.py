@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -65,4 +66,4 @@ def recognition_loss(latent: tf.Tensor, mean: tf.Tensor, log_variance: tf.Tensor
     """
     log_variance = bounded(log_variance)
     squared = tf.square(latent - mean) * tf.exp(-log_variance)
-    return 0.5 * tf.reduce_sum(squared + log_variance + 1.8378770664093453, axis=1)
+    return 0.5 * tf.reduce_sum(squared + log_variance + math.log(2 * math.pi), axis=1)

@@ -1,11 +1,11 @@
 """What happens before the private phase, and whether the guarantee survives it.
 
-| class         | the encoder learns from                    | guarantee                    |
-|---------------|--------------------------------------------|------------------------------|
-| `Dreams`      | samples of noisily released statistics     | end to end                   |
-| `Public`      | another, public data set                   | end to end                   |
-| `None_`       | the private phase itself (plain DP-VAE)    | end to end                   |
-| `Unprotected` | the records, without noise (as published)  | decoder, given the encoder   |
+| class           | the encoder learns from                    | guarantee                    |
+|-----------------|--------------------------------------------|------------------------------|
+| `Dreams`        | samples of noisily released statistics     | end to end                   |
+| `Public`        | another, public data set                   | end to end                   |
+| `NoPretraining` | the private phase itself (plain DP-VAE)    | end to end                   |
+| `Unprotected`   | the records, without noise (as published)  | decoder, given the encoder   |
 
 The paper's own mechanism is `Unprotected`. There every later gradient depends on an encoder that saw every record, so
 the clip bounds nothing end to end; see docs/guarantee.md.
@@ -104,11 +104,11 @@ class Unprotected(Pretraining):
 
     end_to_end: ClassVar[bool] = False
     epochs: int = 10
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
-        check_whole(pretrain_epochs=self.epochs)
-        check_positive(pretrain_learning_rate=self.learning_rate)
+        check_whole(epochs=self.epochs)
+        check_positive(learning_rate=self.learning_rate)
 
     def describe(self) -> str:
         return f"UNPROTECTED: encoder pre-trained {self.epochs} epochs on the records themselves, without noise"
@@ -138,8 +138,8 @@ class _WithSleep(Pretraining):
     sleep_steps: int = 200
 
     def __post_init__(self) -> None:
-        check_whole(pretrain_steps=self.steps)
-        check_positive(pretrain_learning_rate=self.learning_rate)
+        check_whole(steps=self.steps)
+        check_positive(learning_rate=self.learning_rate)
         check_whole(minimum=0, sleep_steps=self.sleep_steps)
 
     def callbacks(self, model: DP2VAE, epochs: int) -> list[keras.callbacks.Callback]:
@@ -186,7 +186,7 @@ class Dreams(_WithSleep):
         bound, basis = dreams.image_bound(shape), dreams.statistics_basis(shape)
         mechanisms, plan = model.mechanisms, model.plan
         statistics = mechanisms.class_statistics(
-            records, plan.release(CLASS_STATISTICS), basis, bound, _STATISTICS_WEIGHTS
+            records, plan.release(CLASS_STATISTICS), basis, bound, STATISTICS_WEIGHTS
         )
         model.contrast.energy.assign(max(np.trace(statistics.seconds[0]) / records.num_records, 0.0))
         found = dreams.components(statistics, basis, self.components)
@@ -201,7 +201,7 @@ class Dreams(_WithSleep):
             plan.release(DREAM_MOMENTS),
             coordinates,
             _FEATURE_BOUND * bound,
-            _MOMENT_WEIGHTS,
+            MOMENT_WEIGHTS,
             shared_second=False,
         )
         return dreams.generator(found, moments, shape)
@@ -218,8 +218,8 @@ _LEAST_SPREAD = 0.01
 """Below this a coordinate of images in [0, 1] is noise, and to stretch it to unit size would drown the others."""
 _FEATURE_BOUND = 0.6
 """Bound on an image's distance from its class mean, as a fraction of the bound on images: noise falls with its square."""
-_STATISTICS_WEIGHTS = (0.25, 1.0, 1.0)
-_MOMENT_WEIGHTS = (0.0, 0.5, 1.0)
+STATISTICS_WEIGHTS = (0.25, 1.0, 1.0)
+MOMENT_WEIGHTS = (0.0, 0.5, 1.0)
 
 
 def _endless(dreamer: dreams.DreamGenerator, seed: int) -> tf.data.Dataset:

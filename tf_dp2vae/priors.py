@@ -7,7 +7,7 @@ never met. A class-conditional Gaussian, fitted to one noisy release of latent m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -17,14 +17,12 @@ from tf_dp2vae.accounting import LATENT_MOMENTS
 from tf_dp2vae.configuration import Configuration
 from tf_dp2vae.dreams import shrunk_covariances
 from tf_dp2vae.mechanisms import Moments
+from tf_dp2vae.objectives import bounded
 from tf_dp2vae.records import Records
 from tf_dp2vae.validation import check_between, check_positive
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
-
-PriorName = Literal["gaussian", "normal"]
-PRIORS = ("gaussian", "normal")
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -72,7 +70,7 @@ class LatentPrior(keras.Layer):
         return {**super().get_config(), "latent_dim": self.latent_dim, "num_classes": self.num_classes}
 
 
-_PRIOR_WEIGHTS = (0.25, 0.5, 1.0)
+PRIOR_WEIGHTS = (0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,8 @@ class GaussianPrior(Prior):
     clip: float = 1.4
 
     def __post_init__(self) -> None:
-        check_between(0, 1, prior_share=self.share)
-        check_positive(prior_clip=self.clip)
+        check_between(0, 1, share=self.share)
+        check_positive(clip=self.clip)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -136,11 +134,11 @@ class GaussianPrior(Prior):
 
         def posterior(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             mean, log_variance = encode(tf.constant(images), tf.constant(labels))
-            return mean.numpy(), np.exp(np.clip(log_variance.numpy(), -12, 12))
+            return mean.numpy(), np.exp(bounded(log_variance).numpy())
 
         bound = self.clip * np.sqrt(model.latent_dim)
         moments = model.mechanisms.latent_moments(
-            records, model.plan.release(LATENT_MOMENTS), posterior, bound, _PRIOR_WEIGHTS, shared_second=False
+            records, model.plan.release(LATENT_MOMENTS), posterior, bound, PRIOR_WEIGHTS, shared_second=False
         )
         assign_moments(model.latent_prior, moments)
 

@@ -60,9 +60,9 @@ class Refinement(Configuration):
     candidates: int = 4
 
     def __post_init__(self) -> None:
-        check_between(0, 1, refine_share=self.share)
-        check_whole(minimum=0, refine_steps=self.steps)
-        check_positive(refine_learning_rate=self.learning_rate)
+        check_between(0, 1, share=self.share)
+        check_whole(minimum=0, steps=self.steps)
+        check_positive(learning_rate=self.learning_rate)
         check_whole(candidates=self.candidates)
         check(self.anchor >= 0, f"anchor={self.anchor!r} must be at least 0: 0 lets samples go anywhere.")
 

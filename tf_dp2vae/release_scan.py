@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 FILES = {
     "privacy.json",
     "privacy.md",
-    "card.md",
     "NOT-PRIVATE.md",
     "samples.png",
     "SHA256SUMS",

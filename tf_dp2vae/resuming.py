@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tf_dp2vae.accounting import Privacy
-from tf_dp2vae.commands import TrainFlags, parse
+from tf_dp2vae.commands import parse
 from tf_dp2vae.durable import WAY_OUT, DamagedFileError
+from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.runs import CONFIG, RunFolder
 from tf_dp2vae.validation import check
 

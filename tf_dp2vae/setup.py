@@ -7,7 +7,7 @@ import keras
 from tf_dp2vae import datasets
 from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
-from tf_dp2vae.commands import TrainFlags
+from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior, NormalPrior, Prior

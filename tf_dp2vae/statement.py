@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -180,7 +181,7 @@ class Statement:
         if not self.holds:
             return ["Do not publish this as a private release."]
         epsilon, one = self.epsilon(), "record" if self.unit.column is None else "person"
-        ratio = f"{2.718281828459045**epsilon:.2f}" if epsilon < 20 else "an astronomically large number"
+        ratio = f"{math.exp(epsilon):.2f}" if epsilon < 20 else "an astronomically large number"
         return [
             f"What that means. {self._neighbours()} Whatever anyone concludes from this release, the odds of it change by a "
             f"factor of at most {ratio} (= e^ε) through any one {one}, except with probability δ. Replacing one {one} by "

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 
 # isort: split
 from tf_dp2vae.audit.finished import Finding, accounting_agrees, canary_bound, membership_bound
-from tf_dp2vae.commands import AuditFlags, EvaluateFlags, one_line_errors, parse
+from tf_dp2vae.commands import one_line_errors, parse
 from tf_dp2vae.evaluation.real import real_images
 from tf_dp2vae.evaluation.release import Release, read_release
 from tf_dp2vae.evaluation.report import NOT_COVERED, guarantee, written_whole
+from tf_dp2vae.flags import AuditFlags
 
 
 @one_line_errors
@@ -43,9 +43,9 @@ def main() -> None:
 
 def audit(flags: AuditFlags, release: Release) -> list[Finding]:
     """Every part of the audit."""
-    where = EvaluateFlags(flags.run, dataset=flags.dataset, data=flags.data, num_classes=flags.num_classes)
-    private, statement = Path(flags.run) / "private", release.statement
-    agreement, real = accounting_agrees(statement, private), real_images(where, release)
+    private, statement = flags.run / "private", release.statement
+    agreement = accounting_agrees(statement, private)
+    real = real_images(flags.run, release, flags.dataset, flags.data, flags.num_classes)
     samples = release.samples(flags.samples, flags.seed)
     return [
         agreement,

@@ -33,7 +33,8 @@ from tf_dp2vae.mechanisms import Mechanisms, Moments
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.optimizers import DPSGD
-from tf_dp2vae.pretraining import Dreams
+from tf_dp2vae.pretraining import MOMENT_WEIGHTS, STATISTICS_WEIGHTS, Dreams
+from tf_dp2vae.priors import PRIOR_WEIGHTS
 from tf_dp2vae.randomness import SystemEntropy
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource
@@ -199,14 +200,14 @@ class TranscriptAudit:
         for variable, value in zip(self._variables, self._initial):
             variable.assign(value)
         self.mechanisms.class_statistics(
-            records, self.plan.release(CLASS_STATISTICS), self._basis, self._IMAGE_BOUND, _STATISTICS_WEIGHTS
+            records, self.plan.release(CLASS_STATISTICS), self._basis, self._IMAGE_BOUND, STATISTICS_WEIGHTS
         )
-        self._far_moments(records, DREAM_MOMENTS, _MOMENT_WEIGHTS)
+        self._far_moments(records, DREAM_MOMENTS, MOMENT_WEIGHTS)
         drawn = []
         for _ in range(self.plan.steps):
             self.mechanisms.charge(self.plan.step)
             drawn.append(float(self._step(self._sources[member].batch())))
-        self._far_moments(records, LATENT_MOMENTS, _PRIOR_WEIGHTS)
+        self._far_moments(records, LATENT_MOMENTS, PRIOR_WEIGHTS)
         self.mechanisms.feature_sums(records, self.plan.release(FEATURE_MEANS), _far_features)
         q = self.plan.sampling_rate
         return self.mechanisms.log_ratio + float(np.logaddexp(np.log1p(-q), np.log(q) + np.array(drawn)).sum())
@@ -227,10 +228,6 @@ class TranscriptAudit:
         self.mechanisms.latent_moments(
             records, self.plan.release(mechanism), _far_latents, 1.0, weights, shared_second=False
         )
-
-
-# How the package spreads accuracy over counts, sums and second moments; the sensitivity does not hang on it.
-_STATISTICS_WEIGHTS, _MOMENT_WEIGHTS, _PRIOR_WEIGHTS = (0.25, 1.0, 1.0), (0.0, 0.5, 1.0), (0.5, 1.0, 1.0)
 
 
 def _far_latents(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

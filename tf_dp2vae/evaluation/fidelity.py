@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from tf_dp2vae.commands import ReferenceName
 from tf_dp2vae.evaluation.cache import Cache, digest
 from tf_dp2vae.evaluation.coverage import NEIGHBOURS, coverage
 from tf_dp2vae.evaluation.fid import fid, kid
 from tf_dp2vae.evaluation.inception import InceptionFeatures
-from tf_dp2vae.evaluation.real import RealImages
+from tf_dp2vae.evaluation.real import RealImages, ReferenceName
 from tf_dp2vae.evaluation.report import Part, missing
 
 _WORDS = {"train": "records", "test": "test images"}

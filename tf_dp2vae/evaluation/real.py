@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tf_dp2vae import datasets
-from tf_dp2vae.commands import EvaluateFlags
 from tf_dp2vae.evaluation.release import Release
 from tf_dp2vae.validation import InvalidInputError, check
 
 Labelled = tuple[np.ndarray, np.ndarray]
 """Images [n, h, w, c], uint8 or float in [0, 1], and labels [n]."""
+ReferenceName = Literal["train", "test"]
+"""Which real images samples are compared with: records, as papers do it, or others."""
 
 
 @dataclass(frozen=True)
@@ -45,32 +46,40 @@ class RealImages:
         return self.without_test or ("" if self.num_classes else f"{self.name} has no labels")
 
 
-def real_images(flags: EvaluateFlags, release: Release) -> RealImages:
-    """The data set that the flags name, or that the run was trained on.
+def real_images(
+    run: Path, release: Release, dataset: str | None = None, data: Path | None = None, num_classes: int = 10
+) -> RealImages:
+    """The data set that is named, or that the run was trained on.
+
+    Args:
+      run: its folder, runs/<name>.
+      release: what the images are to be like.
+      dataset: a name, as for train.py.
+      data: an .npz, as for train.py, instead of a name.
+      num_classes: size of the declared label set of `data`.
 
     Raises:
       InvalidInputError: it cannot be had, or its images or label set are not the release's.
     """
-    config = _training_flags(flags.run)
-    file = flags.data or (None if flags.dataset else _path(config.get("data")))
-    name = flags.dataset or config.get("dataset") or "mnist"
-    num_classes = flags.num_classes if flags.data else config.get("num_classes", flags.num_classes)
-    dataset = datasets.load(name, file, num_classes)
+    config = _training_flags(run)
+    file = data or (None if dataset else _path(config.get("data")))
+    name = dataset or config.get("dataset") or "mnist"
+    loaded = datasets.load(name, file, num_classes if data else config.get("num_classes", num_classes))
     shape = release.image_shape
     check(
-        dataset.train.image_shape == shape,
-        f"{file or name} holds images of {_times(dataset.train.image_shape)}, the release makes {_times(shape)}: name the "
+        loaded.train.image_shape == shape,
+        f"{file or name} holds images of {_times(loaded.train.image_shape)}, the release makes {_times(shape)}: name the "
         "data it was made from.",
     )
     check(
-        not release.conditional or dataset.train.num_classes > 0,
+        not release.conditional or loaded.train.num_classes > 0,
         f"{file or name} has no labels, and the release samples by label: name the data it was made from.",
     )
-    with dataset.train.opened() as train:
-        if dataset.test is None:
-            return RealImages(dataset.name, train, None, dataset.train.num_classes)
-        with dataset.test.opened() as test:
-            return RealImages(dataset.name, train, test, dataset.train.num_classes)
+    with loaded.train.opened() as train:
+        if loaded.test is None:
+            return RealImages(loaded.name, train, None, loaded.train.num_classes)
+        with loaded.test.opened() as test:
+            return RealImages(loaded.name, train, test, loaded.train.num_classes)
 
 
 def _training_flags(run: Path) -> dict[str, Any]:

@@ -1,0 +1,264 @@
+"""The flags of `train.py`, `evaluate.py` and the audit: a line of help each, checked before anything is read or written.
+
+Where a flag stands for an argument of a class, its default is the class's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from simple_parsing.helpers.fields import field as flag
+
+from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.evaluation.real import ReferenceName
+from tf_dp2vae.pretraining import Dreams
+from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.refinement import Refinement
+from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_whole
+
+_SEEDS = 1_000_000
+_MOST_CLASSES, _WIDEST, _MOST_AT_ONCE, _LONGEST = 1000, 1024, 65_536, 10_000_000
+"""Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
+_FEWEST_SAMPLES = 100
+PretrainName = Literal["dreams", "public", "none", "unprotected", "statistics", "not-private"]
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Training.
+
+    Attributes:
+      dataset: mnist (no network needed) or the name of an image data set of tensorflow-datasets.
+      data: an .npz with x_train and optionally y_train, x_test, y_test (uint8 or float), instead of --dataset.
+      num_classes: size of the declared label set of --data; labels are 0 to this less one.
+      unit: an array of --data with one id a record, so that the guarantee is about persons; by default about records.
+      max_per_unit: the most records of one person that are used, with --unit; the noise grows with it.
+      pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee); to compare
+        with: statistics (end to end, no VAE) and not-private (NO PRIVACY AT ALL).
+      prior: latent prior of samples - gaussian (one noisy release) or normal (N(0, I), no release).
+      prior_share: part of the budget for the latent prior's release.
+      prior_clip: bound on the norm of a record's latent mean, in units of the square root of --latent-dim.
+      statistics_share: part of the budget for the counts, means and principal components behind dreams.
+      moments_share: part of the budget for each class's covariance on those components.
+      refine_share: part of the budget for mean features, which samples are matched to and judged by; 0 for no refinement.
+      refine_steps: ordinary steps of the matching, 240 samples each; 0 for none.
+      candidates: samples that the released judge chooses one from; 1 for no judge.
+      batch_size: expected records in a Poisson batch; expected persons with --unit.
+      steps: private steps in all; a multiple of --rounds.
+      rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
+      learning_rate: of the private phase's Adam.
+      ema: momentum of the weight average that is released, from 0 (none) to below 1.
+      draws: latent draws of each record, averaged before clipping.
+      shifts: the largest shift of a record in pixels, another for each of its --draws, averaged before clipping; 0 for none.
+      latent_dim: dimensions of z.
+      width: channels of the networks' outer layers.
+      pretrain_steps: ordinary steps on dreams or public data, 256 images each.
+      pretrain_epochs: passes over the records with --pretrain unprotected or not-private.
+      pretrain_learning_rate: of Adam in pre-training and sleep.
+      sleep_steps: steps of each sleep, 256 images each; 0 for none.
+      public_dataset: a public data set (as for --dataset) for --pretrain public.
+      public_data: a public .npz (as for --data) for --pretrain public; images are resized to the records'.
+      engine: how clipped gradients are computed - book-keeping (fast) or reference (tensorflow-privacy's own).
+      physical_batch_size: records processed at once; memory against speed, no effect on privacy; by default chosen from
+        the networks' shapes.
+      seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
+      insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee.
+      trials: how many runs were tried to choose these flags; the statement then tells what releasing all would cost.
+      audit_canaries: made-up images put among the records or left out by a coin each, for an audit; 0 for none.
+      ledger: a file shared by all runs on one data set, so that --epsilon bounds them all together.
+      runs: the folder of all runs.
+      checkpoint_seconds: seconds between two checkpoints of a run, from which --resume goes on; 0 for one at every step.
+      resume: folder of a run that was interrupted, runs/<name>; it goes on with the flags that it was started with.
+      name: of this run's folder; by default made of data set, pre-training, epsilon and seed.
+    """
+
+    privacy: Privacy = field(default_factory=Privacy)
+    dataset: str = "mnist"
+    data: Path | None = None
+    num_classes: int = 10
+    unit: str | None = None
+    max_per_unit: int = 1
+    pretrain: PretrainName = "dreams"
+    prior: Literal["gaussian", "normal"] = "gaussian"
+    prior_share: float = GaussianPrior.share
+    prior_clip: float = GaussianPrior.clip
+    statistics_share: float = Dreams.statistics_share
+    moments_share: float = Dreams.moments_share
+    refine_share: float = Refinement.share
+    refine_steps: int = Refinement.steps
+    candidates: int = Refinement.candidates
+    batch_size: int = 1024
+    steps: int = 150
+    rounds: int = 3
+    learning_rate: float = 1e-3
+    ema: float = 0.98
+    draws: int = 1
+    shifts: int = 0
+    latent_dim: int = 24
+    width: int = 32
+    pretrain_steps: int = Dreams.steps
+    pretrain_epochs: int = 10
+    pretrain_learning_rate: float = Dreams.learning_rate
+    sleep_steps: int = Dreams.sleep_steps
+    public_dataset: str | None = None
+    public_data: Path | None = None
+    engine: Literal["book-keeping", "reference"] = "book-keeping"
+    physical_batch_size: int | None = None
+    seed: int = 0
+    insecure_seed: int | None = None
+    trials: int | None = None
+    audit_canaries: int = 0
+    ledger: Path | None = None
+    checkpoint_seconds: float = 30.0
+    resume: Path | None = None
+    runs: Path = Path("runs")
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(get_args(PretrainName), pretrain=self.pretrain)
+        check_choice(("gaussian", "normal"), prior=self.prior)
+        check_choice(("book-keeping", "reference"), engine=self.engine)
+        check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
+        check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)
+        if self.physical_batch_size is not None:
+            check_whole(maximum=_MOST_AT_ONCE, physical_batch_size=self.physical_batch_size)
+        check_whole(
+            maximum=_LONGEST,
+            max_per_unit=self.max_per_unit,
+            batch_size=self.batch_size,
+            steps=self.steps,
+            rounds=self.rounds,
+            pretrain_steps=self.pretrain_steps,
+            pretrain_epochs=self.pretrain_epochs,
+        )
+        check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps)
+        check_whole(minimum=0, maximum=_WIDEST, shifts=self.shifts)
+        check_whole(minimum=0, seed=self.seed, audit_canaries=self.audit_canaries)
+        check(
+            0 <= self.checkpoint_seconds < math.inf,
+            f"checkpoint_seconds={self.checkpoint_seconds!r} must be a finite number of at least 0.",
+        )
+        check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}: seeds of layers are made from it.")
+        if self.trials is not None:
+            check_whole(maximum=_LONGEST, trials=self.trials)
+            check(self.ledger is None, "--trials and --ledger exclude each other: a shared ledger counts every trial.")
+        if self.insecure_seed is not None:
+            check_whole(minimum=0, insecure_seed=self.insecure_seed)
+            check(self.ledger is None, "--insecure-seed would void every statement of a shared ledger: drop --ledger.")
+        check(self.unit is None or self.data is not None, "--unit names an array of --data: give --data too.")
+        check(self.unit is None or self.ledger is None, "a shared ledger counts records, not persons: drop --ledger.")
+        check(
+            self.unit is not None or self.max_per_unit == 1,
+            f"max_per_unit={self.max_per_unit} bounds nothing without --unit, the array that tells persons apart.",
+        )
+        check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
+        check_between(0, 1, prior_share=self.prior_share)
+        check(0 <= self.refine_share < 1, f"refine_share={self.refine_share!r} must lie in [0, 1): 0 is no refinement.")
+        check_whole(minimum=0, maximum=_LONGEST, refine_steps=self.refine_steps)
+        check_whole(maximum=_WIDEST, candidates=self.candidates)
+        check_positive(prior_clip=self.prior_clip)
+        check_positive(learning_rate=self.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
+        check(
+            0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."
+        )
+        check(
+            self.steps % self.rounds == 0,
+            f"steps={self.steps} is no multiple of rounds={self.rounds}: "
+            f"try {max(self.steps // self.rounds, 1) * self.rounds}.",
+        )
+        check(
+            self.ledger is None or self.pretrain != "not-private",
+            "--pretrain not-private spends without bound, which no ledger can hold: leave out --ledger.",
+        )
+        named = self.public_dataset is not None or self.public_data is not None
+        check(
+            named == (self.pretrain == "public"),
+            "--pretrain public and one of --public-dataset and --public-data go together: "
+            + ("drop the public data, or say --pretrain public." if named else "name the public data."),
+        )
+
+    def run_name(self, dataset: str) -> str:
+        """The run's folder name: the given one, else one that no folder has yet."""
+        if self.name is not None:
+            return self.name
+        spent = "" if self.pretrain == "not-private" else f"-eps{self.privacy.epsilon:g}"
+        stem = f"{dataset.replace('/', '-')}-{self.pretrain}{spent}-seed{self.seed}"
+        names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
+        return next(name for name in names if not os.path.exists(self.runs / name))
+
+
+EVALUATION_PARTS = ("fidelity", "usefulness", "membership", "neighbours")
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """Evaluation.
+
+    Attributes:
+      run: folder of the run, runs/<name>.
+      parts: what to measure, separated by commas - fidelity, usefulness, membership, neighbours.
+      samples: how many images are sampled for training the classifiers (DPDM's protocol: 60000).
+      fid_samples: images a side for FID, KID, precision, recall, density, coverage (papers: 60000; 9 minutes for 5000).
+      fid_against: real images that samples are compared with - train (as papers do) or test.
+      inception_weights: weights of the FID's features; by default those in shared/data beside the project.
+      dataset: real data, as for train.py; by default what the run was trained on.
+      data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
+      num_classes: size of the declared label set of --data.
+      epochs: the most epochs that the CNN is trained (DPDM's protocol: 50).
+      seed: of samples and classifiers.
+      release_uncovered_numbers: also puts the numbers into the release, though no epsilon covers them.
+    """
+
+    run: Path = flag(positional=True)
+    parts: str = ",".join(EVALUATION_PARTS)
+    samples: int = 60_000
+    fid_samples: int = 5_000
+    fid_against: ReferenceName = "train"
+    inception_weights: Path | None = None
+    dataset: str | None = None
+    data: Path | None = None
+    num_classes: int = 10
+    epochs: int = 3
+    seed: int = 0
+    release_uncovered_numbers: bool = False
+
+    def __post_init__(self) -> None:
+        for part in self.parts.split(","):
+            check_choice(EVALUATION_PARTS, parts=part)
+        check_choice(get_args(ReferenceName), fid_against=self.fid_against)
+        check_whole(num_classes=self.num_classes, epochs=self.epochs)
+        check_whole(_FEWEST_SAMPLES, maximum=_LONGEST, samples=self.samples, fid_samples=self.fid_samples)
+        check_whole(minimum=0, seed=self.seed)
+        check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}.")
+
+
+@dataclass(frozen=True)
+class AuditFlags:
+    """Audit of a finished run.
+
+    Attributes:
+      run: folder of the run, runs/<name>.
+      samples: how many images are sampled for the attacks.
+      dataset: real data, as for train.py; by default what the run was trained on.
+      data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
+      num_classes: size of the declared label set of --data.
+      seed: of samples and of the choice of records.
+    """
+
+    run: Path = flag(positional=True)
+    samples: int = 10_000
+    dataset: str | None = None
+    data: Path | None = None
+    num_classes: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(num_classes=self.num_classes)
+        check_whole(_FEWEST_SAMPLES, maximum=_LONGEST, samples=self.samples)
+        check_whole(minimum=0, seed=self.seed)
+        check(self.seed < _SEEDS, f"seed={self.seed} must lie below {_SEEDS}.")
