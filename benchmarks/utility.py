@@ -63,8 +63,9 @@ class Flags:
 
     Attributes:
       datasets: mnist, fashion_mnist, or both, separated by commas.
-      fashion: Fashion-MNIST as an .npz for train.py; by default the one in shared/data.
+      fashion: Fashion-MNIST as an .npz for train.py; by default the one in shared/data, else tensorflow-datasets'.
       public: public data for --pretrain public on MNIST, an .npz; by default USPS in shared/data (Fashion has MNIST).
+      inception_weights: as for evaluate.py; by default those in shared/data. Without any, rows have no FID and stay open.
       epsilons: values of epsilon, separated by commas.
       methods: ways of training, separated by commas; by default those compared, non-private, then the amounts.
       seeds: public seeds at epsilon 1, separated by commas.
@@ -78,6 +79,7 @@ class Flags:
     datasets: str = "mnist,fashion_mnist"
     fashion: Path | None = None
     public: Path | None = None
+    inception_weights: Path | None = None
     epsilons: str = "1,0.2,10"
     methods: str = ",".join(METHODS)
     seeds: str = "0,1,2"
@@ -107,7 +109,7 @@ class Cell:
         """The line that trains."""
         data, method = self._data(flags), METHODS[self.method]
         if self.method == "public":
-            public = "--public-dataset mnist" if data else f"--public-data {_file(flags.public, 'usps.npz')}"
+            public = "--public-dataset mnist" if data else f"--public-data {_usps(flags.public)}"
             method = method.format(public=public)
         epsilon = "" if self.epsilon is None else f"--epsilon {self.epsilon:g} "
         return f"train.py {epsilon}{method} --seed {self.seed}{data} --runs {RUNS} --name {name}"
@@ -115,23 +117,36 @@ class Cell:
     def evaluate_command(self, flags: Flags, name: str) -> str:
         """The line that evaluates."""
         data = self._data(flags)
+        weights = "" if flags.inception_weights is None else f" --inception-weights {_shown(flags.inception_weights)}"
         return (
             f"evaluate.py {RUNS / name} --parts fidelity,usefulness --epochs {flags.epochs} "
-            f"--fid-samples {flags.fid_samples} --fid-against test --seed {self.seed}{data}"
+            f"--fid-samples {flags.fid_samples} --fid-against test --seed {self.seed}{data}{weights}"
         )
 
     def _data(self, flags: Flags) -> str:
-        return "" if self.dataset == "mnist" else f" --data {_file(flags.fashion, 'fashion_mnist.npz')}"
+        if self.dataset == "mnist":
+            return ""
+        file = flags.fashion or _shared("fashion_mnist.npz")
+        return f" --dataset {self.dataset}" if file is None else f" --data {_shown(file)}"
 
 
-def _file(named: Path | None, usual: str) -> str:
-    """A path as seen from the project's root: that of `shared/data` inside or beside it where none is named."""
-    if named is not None:
-        return shlex.quote(os.path.relpath(named, ROOT))
-    places = [folder / "shared" / "data" / usual for folder in (ROOT, ROOT.parent)]
-    file = next((file for file in places if file.is_file()), None)
+def _usps(named: Path | None) -> str:
+    file = named or _shared("usps.npz")
     if file is None:
-        sys.exit(f"utility.py: {usual} is not in shared/data: name it (--fashion, --public), or leave those cells out.")
+        sys.exit(
+            "utility.py: usps.npz is not in shared/data: name public data (--public), or leave those --methods out."
+        )
+    return _shown(file)
+
+
+def _shared(name: str) -> Path | None:
+    """A file of `shared/data` inside the project or beside it, where there is one."""
+    places = [folder / "shared" / "data" / name for folder in (ROOT, ROOT.parent)]
+    return next((file for file in places if file.is_file()), None)
+
+
+def _shown(file: Path) -> str:
+    """A path as seen from the project's root."""
     return shlex.quote(os.path.relpath(file, ROOT))
 
 

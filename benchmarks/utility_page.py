@@ -69,6 +69,8 @@ def table(rows: list[Row], published: list[Row]) -> str:
 
 def amounts_table(rows: list[Row]) -> str:
     """What more pre-training on records without noise does, at equal ε of the decoder given the encoder."""
+    if all(row["method"] not in _ONLY_AMOUNTS for row in rows):
+        return ""
     given = GUARANTEES["unprotected"]
     lines = [
         "\n**Effect of the amount of pre-training on the records (`unprotected`), ε = 1 given the encoder**\n",

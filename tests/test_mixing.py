@@ -39,6 +39,38 @@ class Neighbour(layers.Layer):
         return tf.roll(inputs, 1, axis=0)
 
 
+class RunningMean(layers.Layer):
+    """Hands its input on and remembers what it saw."""
+
+    def build(self, shape):
+        self.mean = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False)
+
+    def call(self, inputs):
+        self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(inputs, axis=0))
+        return inputs
+
+
+class ByPlace(layers.Layer):
+    """Multiplies each example by its number."""
+
+    def call(self, inputs):
+        return inputs * tf.cast(tf.range(tf.shape(inputs)[0])[:, None] + 1, tf.float32)
+
+
+class Whole(layers.Layer):
+    """Makes whole numbers, which a small move does not reach."""
+
+    def call(self, inputs):
+        return tf.cast(4 * inputs, tf.int32)
+
+
+class SumOfWhole(layers.Layer):
+    """Adds all examples' whole numbers to each."""
+
+    def call(self, inputs):
+        return tf.cast(inputs + tf.reduce_sum(inputs, axis=0), tf.float32)
+
+
 def network(*stack, shape=(5,)):
     tensor = inputs = keras.Input(shape)
     for layer in stack:
@@ -49,7 +81,23 @@ def network(*stack, shape=(5,)):
 @pytest.mark.parametrize("kind", [layers.BatchNormalization, Centred, AboveTheLowest, SumOfLater, Neighbour])
 def test_mixing_layer_is_found(kind):
     found = mixing_layers(network(layers.Dense(1), kind(name="culprit"), layers.Dense(2)))
-    assert found == [f"culprit ({kind.__name__})"]
+    assert found == [f"culprit ({kind.__name__} mixes examples)"]
+
+
+@pytest.mark.parametrize("layer", [layers.Dropout(0.5, seed=0), layers.GaussianNoise(1.0), ByPlace()])
+def test_layer_that_treats_examples_by_their_place_is_found(layer):
+    (found,) = mixing_layers(network(layers.Dense(3), layer))
+    assert found == f"{layer.name} ({type(layer).__name__} treats examples by their place)"
+
+
+def test_layer_that_keeps_what_it_sees_is_found():
+    (found,) = mixing_layers(network(layers.Dense(3), RunningMean(name="culprit")))
+    assert found == "culprit (RunningMean keeps what it sees)"
+
+
+def test_mixing_along_whole_numbers_is_found_in_the_whole():
+    (found,) = mixing_layers(network(Whole(), SumOfWhole()))
+    assert found.endswith("(Functional mixes examples)")
 
 
 def test_mixing_operation_without_a_layer_is_found():
@@ -62,14 +110,13 @@ def test_mixing_operation_without_a_layer_is_found():
 def test_nested_and_sequential_models_are_looked_into():
     inner = keras.Sequential([keras.Input((5,)), layers.BatchNormalization(name="hidden"), layers.Dense(5)])
     assert mixing_layers(network(layers.Dense(5), inner))
-    assert mixing_layers(inner) == ["hidden (BatchNormalization)"]
+    assert mixing_layers(inner) == ["hidden (BatchNormalization mixes examples)"]
 
 
 @pytest.mark.parametrize(
     "layer",
     [
-        layers.Dropout(0.5),
-        layers.GaussianNoise(1.0),
+        layers.Dropout(0.0),
         layers.GroupNormalization(groups=1),
         layers.LayerNormalization(),
         layers.Dense(4, activation="softmax"),
@@ -96,7 +143,7 @@ def test_model_refuses_and_lists_all_offenders_of_both_networks():
     decoder = keras.Model(latent, layers.Reshape(SHAPE)(wide))
     with pytest.raises(InvalidInputError) as refusal:
         DP2VAE(encoder, decoder)
-    for name in ("norm_of_encoder (BatchNormalization)", "centred (Centred)", "norm_of_decoder (BatchNormalization)"):
+    for name in ("norm_of_encoder (BatchNormalization", "centred (Centred", "norm_of_decoder (BatchNormalization"):
         assert name in str(refusal.value)
 
 

@@ -17,8 +17,9 @@ from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.optimizers import DPSGD, DPAdam
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Public, Unprotected
-from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.randomness import InsecureSeed
+from tf_dp2vae.records import Records
 from tf_dp2vae.validation import InvalidInputError
 
 IMAGES, LABELS = images_and_labels(48)
@@ -112,6 +113,7 @@ def test_validation_data_and_passive_callbacks_are_welcome(tmp_path):
     "callback",
     [
         keras.callbacks.EarlyStopping("loss"),
+        keras.callbacks.BackupAndRestore("nowhere"),
         keras.callbacks.ReduceLROnPlateau("loss"),
         keras.callbacks.ModelCheckpoint("never.keras", save_best_only=True),
         type("Stop", (keras.callbacks.EarlyStopping,), {})("loss"),
@@ -305,9 +307,71 @@ def test_insecure_seed_makes_a_run_reproducible_and_voids_its_statement(tmp_path
         assert "No guarantee holds" in entry["noise"] and str(states.privacy_statement()).count("NOT PRIVATE") == 1
 
 
-def test_insecure_seed_is_refused_on_a_shared_ledger(tmp_path):
+@pytest.mark.parametrize("arguments", [{"entropy": InsecureSeed(1)}, {"pretraining": Unprotected(1)}])
+def test_run_without_a_guarantee_is_refused_on_a_shared_ledger(tmp_path, arguments):
     with pytest.raises(InvalidInputError, match="shared ledger"):
-        tiny_model(entropy=InsecureSeed(1), ledger=Ledger(tmp_path / "ledger", 48, shared=True))
+        tiny_model(**arguments, ledger=Ledger(tmp_path / "ledger", 48, shared=True))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_ledger_never_holds_runs_with_and_without_a_guarantee(tmp_path, first):
+    ways = [{}, {"entropy": InsecureSeed(1)}]
+    ledger = Ledger(tmp_path / "ledger", 48)
+    fit(tiny_model(**ways[not first], ledger=ledger))
+    ledger.close()
+    again = Ledger(tmp_path / "ledger", 48)
+    tiny_model(**ways[not first], ledger=again)
+    with pytest.raises(InvalidInputError, match="ledger of its own"):
+        tiny_model(**ways[first], ledger=again)
+
+
+class Remembering(keras.layers.Layer):
+    """Hands its input on and counts what it saw."""
+
+    def build(self, shape):
+        self.seen = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False)
+
+    def call(self, inputs):
+        self.seen.assign(self.seen + tf.reduce_sum(inputs, axis=0))
+        return inputs
+
+
+def test_weights_that_records_change_without_noise_are_put_back(monkeypatch):
+    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    hidden = keras.layers.Concatenate()([latent, Remembering()(label)])
+    decoder = keras.Model([latent, label], keras.layers.Reshape(SHAPE)(keras.layers.Dense(64)(hidden)))
+    with pytest.raises(InvalidInputError, match="Remembering keeps what it sees"):
+        DP2VAE(tiny_model().encoder, decoder)
+    monkeypatch.setattr("tf_dp2vae.model.refuse_mixing", lambda networks: None)
+    model = DP2VAE(tiny_model().encoder, decoder, pretraining=NoPretraining(), prior=NormalPrior(), refinement=None)
+    model.compile("dp-adam")
+    with pytest.raises(InvalidInputError, match="changed weights without noise"):
+        fit(model)
+    assert not np.any(decoder.non_trainable_variables[0])
+
+
+def test_encoder_that_would_mix_once_it_is_trained_is_refused_before_anything_is_charged():
+    image, label = keras.Input(SHAPE), keras.Input((CLASSES,))
+    norm = keras.layers.BatchNormalization(name="norm")
+    hidden = keras.layers.Concatenate()([norm(keras.layers.Flatten()(image)), label])
+    encoder = keras.Model([image, label], [keras.layers.Dense(LATENT)(hidden), keras.layers.Dense(LATENT)(hidden)])
+    encoder.trainable = False
+    arguments = {"prior": NormalPrior(), "refinement": None}
+    model = DP2VAE(encoder, tiny_model().decoder, pretraining=NoPretraining(), **arguments)
+    model.compile("dp-adam")
+    with pytest.raises(InvalidInputError, match="norm .BatchNormalization"):
+        fit(model)
+    assert model.ledger.events == ()
+
+
+def test_public_data_must_not_hold_records():
+    records = some_records(48)
+    with records.opened() as (images, labels):
+        mixed = Records(np.concatenate([255 - images[:5], images[7:9]]), labels[:7], CLASSES)
+    model = tiny_model(pretraining=Public(steps=1, data=mixed))
+    with pytest.raises(InvalidInputError, match="2 of the public images are among the records"):
+        model.fit(records, batch_size=8, verbose=0)
+    assert model.ledger.events == ()
 
 
 LOAD_ALONE = """

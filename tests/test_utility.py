@@ -145,13 +145,25 @@ def test_every_cell_is_reproduced_by_lines_that_the_scripts_accept(utility):
         assert train.runs / train.name == evaluation.run
 
 
+def test_without_files_at_hand_the_lines_name_what_anyone_can_fetch(utility):
+    flags = utility.Flags(methods="dreams", inception_weights=Path("inception.npz"))
+    cell = next(cell for cell in utility.cells(flags) if cell.dataset == "fashion_mnist")
+    train, evaluation = cell.train_command(flags, "x"), cell.evaluate_command(flags, "x")
+    assert "--dataset fashion_mnist" in train and "--dataset fashion_mnist" in evaluation
+    assert "--data " not in train and evaluation.endswith("inception.npz")
+    with pytest.raises(SystemExit, match="usps.npz is not in shared/data"):
+        utility.Cell("mnist", 1.0, "public", 0).train_command(flags, "x")
+
+
 def test_mean_and_deviation_are_over_seeds(utility, tmp_path):
     rows = [
         {"dataset": "mnist", "epsilon": 1.0, "method": "none", "seed": seed, **FIGURES, "acc_cnn": accuracy}
         for seed, accuracy in enumerate((0.8, 0.9))
     ]
     ceiling = {"dataset": "mnist", "epsilon": None, "method": "non-private", "seed": 0, **FIGURES}
-    page = utility.write_page([*rows, ceiling], [], tmp_path)
+    assert "mnist, 0" not in utility.write_page([*rows, ceiling], [], tmp_path)
+    amount = {**rows[0], "method": "unprotected-5"}
+    page = utility.write_page([*rows, ceiling, amount], [], tmp_path)
     assert "| none | end to end | 80.0 ± 0.0 | 85.0 ± 0.0 | 85.0 ± 7.1 |" in page
     assert "| non-private | no guarantee | 80.0 |" in page and "| mnist, 0 |" in page
 

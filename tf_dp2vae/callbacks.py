@@ -131,11 +131,12 @@ _PRIVATE_CONTROL = (
     keras.callbacks.EarlyStopping,
     keras.callbacks.ReduceLROnPlateau,
     keras.callbacks.TerminateOnNaN,
+    keras.callbacks.BackupAndRestore,
 )
 
 
 def refuse_private_control(callbacks: list[keras.callbacks.Callback]) -> None:
-    """Refuses callbacks that let a private metric decide what is released.
+    """Refuses Keras's callbacks that let a private metric decide what is released, or go on with what another ledger paid.
 
     Raises:
       InvalidInputError: naming the callbacks and why.
@@ -145,6 +146,7 @@ def refuse_private_control(callbacks: list[keras.callbacks.Callback]) -> None:
     names = ", ".join(type(callback).__name__ for callback in [*by_type, *saving])
     check(
         not names,
-        f"callbacks {names} would stop, save or change rates by a private metric, which no event on the ledger covers: "
-        "leave them out, or fix the number of steps beforehand.",
+        f"callbacks {names} would stop, save or change rates by a private metric, or take up weights that another run paid "
+        "for, which no event on the ledger covers: leave them out, fix the number of steps beforehand, and resume by "
+        "Checkpoints.",
     )

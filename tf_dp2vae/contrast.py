@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.special import expit
 
 from tf_dp2vae.dreams import image_bound, statistics_basis
 
@@ -53,7 +54,7 @@ class Contrast(keras.Layer):
         for_labels, for_latents = tf.unstack(tf.random.experimental.stateless_split(key, 2))
         labels = model.latent_prior.sample_labels(tf.constant(_SAMPLES), for_labels)
         logits = model.decode(model.latent_prior.sample(labels, for_latents), labels).numpy()
-        missed = [abs(mean_energy(1 / (1 + np.exp(-gain * logits))) - float(self.energy)) for gain in _GAINS]
+        missed = [abs(mean_energy(expit(gain * logits)) - float(self.energy)) for gain in _GAINS]
         self.gain.assign(_GAINS[int(np.argmin(missed))])
 
 

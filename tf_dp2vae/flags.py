@@ -172,8 +172,9 @@ class TrainFlags:
             f"try {max(self.steps // self.rounds, 1) * self.rounds}.",
         )
         check(
-            self.ledger is None or self.pretrain != "not-private",
-            "--pretrain not-private spends without bound, which no ledger can hold: leave out --ledger.",
+            self.ledger is None or self.pretrain not in ("unprotected", "not-private"),
+            f"--pretrain {self.pretrain} asks more of the records than a ledger holds, so a shared one would bound nothing: "
+            "leave out --ledger.",
         )
         named = self.public_dataset is not None or self.public_data is not None
         check(

@@ -24,7 +24,7 @@ from tf_dp2vae.durable import WAY_OUT, DamagedFileError, append, sha256, storing
 from tf_dp2vae.validation import InvalidInputError, check, check_path
 
 VERSION = 2
-_HEADER, _ANSWER, _HASH, _RUN = "ledger", "answer", "hash", "run"
+_HEADER, _ANSWER, _HASH, _RUN, _GUARANTEED = "ledger", "answer", "hash", "run", "guaranteed"
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Ledger:
         """
         self.shared, self.run = shared, ""
         self.num_records: int | None = None
+        self._guaranteed: bool | None = None
         self.charges: list[Charge] = []
         self.answers: dict[str, str] = {}
         self._hashes: list[str] = []
@@ -123,7 +124,7 @@ class Ledger:
         if number == 1:
             if entry[_HEADER] != VERSION or entry["adjacency"] != ADJACENCY:
                 raise ValueError(f"version {entry[_HEADER]!r} or adjacency {entry['adjacency']!r} is another")
-            self.num_records = entry["num_records"]
+            self.num_records, self._guaranteed = entry["num_records"], entry.get(_GUARANTEED, True)
         self._remember(entry, found)
 
     def _remember(self, entry: dict[str, Any], hash_: str) -> None:
@@ -148,10 +149,29 @@ class Ledger:
         )
         self.num_records = num_records if num_records is not None else self.num_records
 
+    def vouch(self, guaranteed: bool) -> None:
+        """Says whether what is charged is all that the records are asked, and its noise is secret.
+
+        Raises:
+          InvalidInputError: it is not and the ledger is shared, or runs of the other kind charged the ledger.
+        """
+        check(
+            guaranteed or not self.shared,
+            "a run without an end-to-end guarantee, or with an insecure seed, would void the statements of all runs on a "
+            "shared ledger: give it none (leave out --ledger).",
+        )
+        check(
+            self._guaranteed in (None, guaranteed),
+            "the ledger holds runs whose guarantee is of another kind (unprotected, not private or insecurely seeded, or "
+            "the opposite): give this run a ledger of its own.",
+        )
+        self._guaranteed = guaranteed
+
     def begin(self) -> None:
         """Writes the header, unless it is there. It holds random digits, so that no two ledgers share a chain."""
         if not self._hashes:
             header = {_HEADER: VERSION, "id": new_identity(), "adjacency": ADJACENCY, "num_records": self.num_records}
+            header[_GUARANTEED] = self._guaranteed is not False
             self._write(header)
             if self._file is not None:
                 sync_folder(self.path.parent)

@@ -1,8 +1,16 @@
-"""Finds layers that mix examples, by what they do.
+"""Finds layers through which one record would reach further than its own clipped gradient, by what they do.
 
-A clipped gradient bounds one record's influence only if example i's loss depends on example i alone. BatchNormalization is
-the well-known offender; any layer can be one. So each operation of a network is run twice on random inputs that differ in
-one example only: where another example's output moves, the layer mixes.
+A clip bounds one record's influence only if example i's gradient depends on example i alone, and if that gradient is all
+that a record leaves behind. Three kinds of layers break this, and any layer can be one, so each operation of a network is
+run on random inputs and looked at:
+
+  *mixes examples* (BatchNormalization): with one example moved, another example's output moves.
+  *treats examples by their place* (Dropout, GaussianNoise): with the examples in another order, outputs are not in that
+     order. A layer's own random numbers come from no private key and go by place; a record left out hands its numbers, and
+     those of all after it, on to others.
+  *keeps what it sees* (running statistics): a weight that no gradient trains is changed by the forward pass, un-noised.
+
+What only the whole network shows, such as a path through whole numbers, is looked for in the whole.
 """
 
 from __future__ import annotations
@@ -19,28 +27,32 @@ from keras import tree
 from tf_dp2vae.validation import check
 
 _EXAMPLES = 4
+_SEED_STATE = "seed_generator_state"
+_CLOSE = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
+"""Rows of another order may be rounded otherwise; another mask or another mean is no rounding."""
 
 
 def refuse_mixing(networks: Sequence[keras.Model]) -> None:
-    """Raises `InvalidInputError` naming every layer of the networks that mixes examples."""
+    """Raises `InvalidInputError` naming every layer of the networks that clipping does not bound, and why."""
     offenders = [name for network in networks for name in mixing_layers(network)]
     check(
         not offenders,
-        f"layers mix examples, so clipping bounds nothing: {', '.join(offenders)}. Use GroupNormalization or "
-        "LayerNormalization instead.",
+        f"clipping bounds nothing where layers mix examples, treat them by their place or keep what they see: "
+        f"{', '.join(offenders)}. Use GroupNormalization or LayerNormalization instead, and no Dropout.",
     )
 
 
 def mixing_layers(network: keras.Model) -> list[str]:
-    """The layers (as `name (Type)`) whose output for one example depends on another."""
+    """The offending layers, each as `name (Type mixes examples)` or with another of the reasons."""
     offenders: list[str] = []
 
     def probed(operation: Any) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            with _unchanged(operation):
-                if _mixes(operation, args, kwargs):
-                    offenders.append(f"{operation.name} ({type(operation).__name__})")
-            with _unchanged(operation):
+            with unchanged(_weights(operation)):
+                offence = _offence(operation, args, kwargs)
+            if offence:
+                offenders.append(f"{operation.name} ({type(operation).__name__} {offence})")
+            with unchanged(_weights(operation)):
                 return _run(operation, args, kwargs)
 
         return call
@@ -49,43 +61,63 @@ def mixing_layers(network: keras.Model) -> list[str]:
     inputs = [tf.constant(random.random((_EXAMPLES, *tensor.shape[1:])), tf.float32) for tensor in network.inputs]
     functional = network._functional if isinstance(network, keras.Sequential) else network
     functional._run_through_graph(inputs, operation_fn=probed)
+    if not offenders:
+        with unchanged(network.variables):
+            offence = _offence(network, (inputs if len(inputs) > 1 else inputs[0],), {})
+        offenders += [f"{network.name} ({type(network).__name__} {offence})"] if offence else []
     return offenders
 
 
 @contextmanager
-def _unchanged(operation: Any) -> Iterator[None]:
-    """Puts back moving statistics and the state of random layers (Dropout)."""
-    variables = operation.variables if isinstance(operation, keras.Layer) else []
-    before = [np.array(variable) for variable in variables]
-    yield
+def unchanged(variables: Sequence[keras.Variable]) -> Iterator[list[str]]:
+    """Puts weights back in the end. The list that it lends then names those that had changed."""
+    before, changed = [np.array(variable) for variable in variables], []
+    yield changed
     for variable, value in zip(variables, before):
-        variable.assign(value)
+        if not np.array_equal(variable, value, equal_nan=value.dtype.kind == "f"):
+            changed.append(variable.path)
+            variable.assign(value)
 
 
-def _mixes(operation: Any, args: Any, kwargs: Any) -> bool:
+def _offence(operation: Any, args: Any, kwargs: Any) -> str:
+    """Empty where one example's output, and nothing else, hangs on one example."""
+
     def outputs(arguments: Any) -> list[np.ndarray]:
-        with _unchanged(operation):
+        with unchanged(_weights(operation)):
             return [np.array(tf.cast(leaf, tf.float32)) for leaf in tree.flatten(_run(operation, arguments, kwargs))]
 
     first = outputs(args)
     if any(leaf.shape[:1] != (_EXAMPLES,) for leaf in first):
-        return _has_examples(args)
+        return "mixes examples" if _has_examples(args) else ""
     for example in range(_EXAMPLES):
         others = np.arange(_EXAMPLES) != example
         # Up and down: a minimum over the batch does not see a value rise, nor a maximum one fall.
         for scale, shift in ((1.7, 0.31), (0.6, -0.31)):
             moved = tree.map_structure(lambda leaf, s=scale, t=shift, i=example: _moved(leaf, i, s, t), args)
             if any(not np.array_equal(a[others], b[others], equal_nan=True) for a, b in zip(first, outputs(moved))):
-                return True
-    return False
+                return "mixes examples"
+    turned = outputs(tree.map_structure(lambda leaf: tf.roll(leaf, 1, 0) if _is_batch(leaf) else leaf, args))
+    if _has_examples(args) and not all(np.allclose(np.roll(a, 1, 0), b, **_CLOSE) for a, b in zip(first, turned)):
+        return "treats examples by their place"
+    with unchanged(_weights(operation)) as changed:
+        _run(operation, args, kwargs)
+    return "keeps what it sees" if any(not path.endswith(_SEED_STATE) for path in changed) else ""
+
+
+def _weights(operation: Any) -> Sequence[keras.Variable]:
+    return operation.variables if isinstance(operation, keras.Layer) else []
+
+
+def _is_batch(leaf: Any) -> bool:
+    return tf.is_tensor(leaf) and leaf.shape[:1] == [_EXAMPLES]
 
 
 def _has_examples(args: Any) -> bool:
-    return any(tf.is_tensor(leaf) and leaf.shape[:1] == [_EXAMPLES] for leaf in tree.flatten(args))
+    return any(_is_batch(leaf) for leaf in tree.flatten(args))
 
 
 def _moved(leaf: Any, example: int, scale: float, shift: float) -> Any:
-    if not tf.is_tensor(leaf) or not leaf.dtype.is_floating or leaf.shape[:1] != [_EXAMPLES]:
+    if not _is_batch(leaf) or not leaf.dtype.is_floating:
         return leaf
     return tf.tensor_scatter_nd_update(leaf, [[example]], [leaf[example] * scale + shift])
 

@@ -32,7 +32,7 @@ from tf_dp2vae.gradients import EngineName, make_engine
 from tf_dp2vae.judge import Judge
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
-from tf_dp2vae.mixing import refuse_mixing
+from tf_dp2vae.mixing import refuse_mixing, unchanged
 from tf_dp2vae.optimizers import NoisedSum, get_dp_optimizer
 from tf_dp2vae.pretraining import Pretraining, default_pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
@@ -137,10 +137,7 @@ class DP2VAE(VAE):
         self.judge = Judge(self.image_shape, max(self.num_classes, 1), name="judge")
         self.ledger = ledger if ledger is not None else Ledger()
         entropy = entropy or SystemEntropy()
-        check(
-            entropy.secure or not self.ledger.shared,
-            "an insecure seed on a shared ledger would void the statements of all its runs: give that run no --ledger.",
-        )
+        self.ledger.vouch(entropy.secure and self.pretraining.end_to_end and self.pretraining.private)
         self.mechanisms = Mechanisms(self.ledger, entropy)
         self.secure_noise = entropy.secure
         self.checkpoints = checkpoints or Checkpoints()
@@ -279,7 +276,9 @@ class DP2VAE(VAE):
         refuse_unsupported(unsupported)
         refuse_private_control(callbacks or [])
         check_ready(self)
+        self._freeze()
         records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
+        self.pretraining.check_records(records)
         check_whole(batch_size=batch_size, epochs=epochs)
         check(
             batch_size <= records.num_units,
@@ -382,9 +381,14 @@ class DP2VAE(VAE):
             self.phase = Phase.PRIVATE
             self.train_function = None
 
+    def _freeze(self) -> None:
+        """Readies the networks for the private phase; what they are then must keep examples apart."""
+        self.encoder.trainable = not self.pretraining.freezes_encoder
+        refuse_mixing([self.encoder, self.decoder])
+
     def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation_data):
         assert self.plan is not None
-        self.encoder.trainable = not self.pretraining.freezes_encoder
+        self._freeze()
         num_weights = sum(math.prod(variable.shape) for variable in self.trainable_variables)
         size = self.physical_batch_size or chunk_size(
             self.private_networks, records.num_records, self.plan.sampling_rate, self.draws
@@ -402,15 +406,19 @@ class DP2VAE(VAE):
         self.checkpoints.track("optimizer", self.optimizer.variables)
         self._epsilon.follow(self.checkpoints.events_beside_steps(), self.plan, self.privacy)
         self.make_train_function(force=True)
-        return super().fit(
-            source.dataset(),
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            verbose=verbose,
-            callbacks=[*self.pretraining.callbacks(self, epochs), *(callbacks or [])],
-            validation_data=self._validation_batches(validation_data),
-            shuffle=False,
-        )
+        untrained = [weight for network in self.private_networks for weight in network.non_trainable_variables]
+        with unchanged(untrained) as changed:
+            history = super().fit(
+                source.dataset(),
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                verbose=verbose,
+                callbacks=[*self.pretraining.callbacks(self, epochs), *(callbacks or [])],
+                validation_data=self._validation_batches(validation_data),
+                shuffle=False,
+            )
+        check(not changed, f"records changed weights without noise: {', '.join(changed)}. They were put back.")
+        return history
 
     def make_train_function(self, force: bool = False) -> Any:
         """Keras's, charging each private step before it runs: `train_step` itself runs in Python only when traced."""

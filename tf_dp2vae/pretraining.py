@@ -64,6 +64,9 @@ class Pretraining(Configuration):
         """A few words for the progress and the statement."""
         raise NotImplementedError
 
+    def check_records(self, records: Records) -> None:
+        """Refuses records that it cannot be used with, before anything is charged."""
+
     def run(self, model: DP2VAE, records: Records) -> None:
         """Pre-trains the model's networks."""
         raise NotImplementedError
@@ -238,6 +241,8 @@ def _endless(dreamer: dreams.DreamGenerator, seed: int) -> tf.data.Dataset:
 class Public(_WithSleep):
     """Encoder and decoder learn from another, public data set, which costs nothing.
 
+    That it is public is its owner's word. Only its overlap with the records is looked for, image by image.
+
     Attributes:
       data: public records; not saved with the model.
     """
@@ -247,13 +252,21 @@ class Public(_WithSleep):
     def describe(self) -> str:
         return "public: another data set, which is not protected by this statement"
 
-    def run(self, model: DP2VAE, records: Records) -> None:
+    def check_records(self, records: Records) -> None:
         check(self.data is not None, "pretraining is public but has no data: pass Public(data=…).")
         check(
             self.data.image_shape == records.image_shape and self.data.num_classes == records.num_classes,
             f"public images are {self.data.image_shape} with {self.data.num_classes} classes, the records "
             f"{records.image_shape} with {records.num_classes}: they must be alike.",
         )
+        shared = len(self.data.image_digests() & records.image_digests())
+        check(
+            not shared,
+            f"{shared} of the public images are among the records, which are then not private: take them out of one.",
+        )
+
+    def run(self, model: DP2VAE, records: Records) -> None:
+        assert self.data is not None
         model.pretrain(unprotected_batches(self.data, _BATCH, model.seed), self.steps, self.learning_rate)
 
     def get_config(self) -> dict[str, Any]:

@@ -163,6 +163,12 @@ class Statement:
                 f"Given the encoder, the decoder's training costs ε = {self.epsilon():.4f} at δ = {delta:g} ({both}). "
                 f"{GIVEN_ENCODER}",
             ]
+        if self.trials is not None:
+            return [
+                f"**Everything in this folder is ({self.epsilon_of_trials:.4f}, {delta:g})-differentially private** with "
+                f"respect to {self._whom()}, end to end, as one of {self.trials} trials, however it was chosen among what "
+                f"they released. For a run that nobody chose, ε is {self.epsilon():.4f} (calibrated by {name}; {both})."
+            ]
         return [
             f"**Everything in this folder is ({self.epsilon():.4f}, {delta:g})-differentially private** with respect to "
             f"{self._whom()}, end to end (calibrated by {name}; {both})."
@@ -180,12 +186,13 @@ class Statement:
     def _meaning(self) -> list[str]:
         if not self.holds:
             return ["Do not publish this as a private release."]
-        epsilon, one = self.epsilon(), "record" if self.unit.column is None else "person"
+        epsilon = self.epsilon() if self.trials is None else self.epsilon_of_trials
+        one = "record" if self.unit.column is None else "person"
         ratio = f"{math.exp(epsilon):.2f}" if epsilon < 20 else "an astronomically large number"
         return [
-            f"What that means. {self._neighbours()} Whatever anyone concludes from this release, the odds of it change by a "
-            f"factor of at most {ratio} (= e^ε) through any one {one}, except with probability δ. Replacing one {one} by "
-            f"another is two such changes: at most (2ε, (1 + e^ε)·δ).",
+            f"What that means. {self._neighbours()} Whatever is concluded from this release, its probability is at most "
+            f"{ratio} (= e^ε) times what it would be without any one {one}, plus δ; and the other way round. Replacing one "
+            f"{one} by another is two such changes: at most (2ε, (1 + e^ε)·δ).",
             "",
             f"Pre-training: {self.pretraining}. The ledger "
             + (
@@ -235,7 +242,7 @@ class Statement:
             *rows,
             "",
             "Share: the event's part of Σ count·q²/σ². `privacy.json` holds the same events to full precision; composing "
-            "them with dp-accounting gives ε again.",
+            "them with dp-accounting gives ε again (at its own RDP orders, up to 0.2 % more).",
         ]
 
     def _not_covered(self) -> list[str]:
@@ -243,7 +250,7 @@ class Statement:
             "Not covered: choosing hyper-parameters, or when to stop, by looking at private metrics; "
             + ("several records of one person (the unit is the record); " if self.unit.column is None else "")
             + "what the private folder of the run holds; timing and memory side "
-            "channels while training; the rounding of float32 gradients before they are noised."
+            "channels while training; the rounding of float32 gradients, latents and features before they are noised."
         ]
 
     def dumps(self) -> str:
