@@ -74,6 +74,23 @@ class StatisticsWithoutNoise(Mechanisms):
         return Mechanisms(Ledger(), self.entropy).class_statistics(records, silent, *arguments, **named)
 
 
+class FeaturesWithoutNoise(Mechanisms):
+    """Charges the sums of features and gives them as they are."""
+
+    def feature_sums(self, records, event, features):
+        self.charge(event)
+        silent = replace(event, noise_multiplier=_NEXT_TO_NONE * event.noise_multiplier)
+        return Mechanisms(Ledger(), self.entropy).feature_sums(records, silent, features)
+
+
+class StatisticsWithoutClip(Mechanisms):
+    """Bounds images by ten times the bound that the noise is scaled to."""
+
+    def class_statistics(self, records, event, basis, bound, weights):
+        answer = super().class_statistics(records, event, basis, 10 * bound, weights)
+        return replace(answer, sum_noise=answer.sum_noise / 10, second_noise=answer.second_noise / 100)
+
+
 def variants(expected_batch_size: float) -> dict[str, Parts]:
     """Each break by its name, and the sound parts first."""
     return {
@@ -84,4 +101,6 @@ def variants(expected_batch_size: float) -> dict[str, Parts]:
         "reused batch": Parts(source=OneBatchForAllSteps),
         "per-layer clip counted once": Parts(engine=ClipPerLayer),
         "un-noised statistics": Parts(mechanisms=StatisticsWithoutNoise),
+        "un-noised features": Parts(mechanisms=FeaturesWithoutNoise),
+        "statistics under another bound": Parts(mechanisms=StatisticsWithoutClip),
     }

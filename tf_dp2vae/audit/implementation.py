@@ -3,40 +3,44 @@
 A bound from guesses sees a break only where it makes ε exceed the claim by more than statistics blur. These tests look at
 one constant each, with the randomness laid open, and see far smaller breaks:
 
-| test               | a sound mechanism                                                                            |
-|--------------------|----------------------------------------------------------------------------------------------|
-| `noise`            | answer less the same answer without noise, over σC, is standard normal (χ², both sides)       |
-| `sensitivity`      | a record whose gradient exceeds every clip moves the un-noised sum by at most C               |
-| `division`         | records with a zero gradient change nothing, however many of them are drawn                   |
-| `draws`            | how often each record is drawn is binomial, and differs as much as chance has it (χ²)         |
-| `batch_sizes`      | so is how many are drawn at a time                                                           |
-| `statistics_noise` | class statistics less the same without noise, over the stated deviation, are standard normal  |
-| `moments_noise`    | the same for latent moments                                                                   |
+| test                  | a sound mechanism                                                                          |
+|-----------------------|--------------------------------------------------------------------------------------------|
+| `noise`               | answer less the same answer without noise, over σC, is standard normal (χ², both sides)     |
+| `sensitivity`         | a record whose gradient exceeds every clip moves the un-noised sum by at most C             |
+| `division`            | records with a zero gradient change nothing, however many of them are drawn                 |
+| `draws`               | how often each record is drawn is binomial, and differs as much as chance has it (χ²)       |
+| `batch_sizes`         | so is how many are drawn at a time                                                         |
+| `statistics_noise`    | class statistics less the same without noise, over what σ means, are standard normal        |
+| `moments_noise`       | the same for latent moments                                                                 |
+| `features_noise`      | the same for sums of features                                                               |
+| `release_sensitivity` | nulling a record beyond every bound moves each of the three by at most what σ is counted in |
 
-Each gives a p-value; the two tests without chance give 0 or 1.
+Each gives a p-value; the tests without chance give 0 or 1.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from scipy.stats import chi2
 
-from tf_dp2vae.accounting import CLASS_STATISTICS, LATENT_MOMENTS, Event
+from tf_dp2vae.accounting import CLASS_STATISTICS, FEATURE_MEANS, LATENT_MOMENTS, Event
 from tf_dp2vae.audit.dirac import SOUND, TABLES, DiracStep, Parts, numbered, numbers_of
 from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.mechanisms import Moments
+from tf_dp2vae.mechanisms import Mechanisms, Moments
 from tf_dp2vae.randomness import SystemEntropy
-from tf_dp2vae.records import Records
+from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource
 
 ALARM = 1e-6
 """p-values below it are alarms: of a sound mechanism, one in a million tests."""
-TESTS = ("noise", "sensitivity", "division", "draws", "batch_sizes", "statistics_noise", "moments_noise")
+TESTS = (
+    *("noise", "sensitivity", "division", "draws", "batch_sizes"),
+    *("statistics_noise", "moments_noise", "features_noise", "release_sensitivity"),
+)
 
 _SIGMA, _SIZE, _DRAWN, _SPACE = 3.0, 2000, 8, 16
 _RECORDS, _DRAWS, _RATE = 200, 200, 0.25
@@ -107,36 +111,84 @@ class ImplementationTests:
 
     def statistics_noise(self) -> float:
         """Counts, sums, and the diagonal of the second moment."""
-        basis = frequency_basis(_SHAPE, 4)
-        return self._moments_noise(CLASS_STATISTICS, basis, _BOUND, _WEIGHTS)
+        return self._release_noise(CLASS_STATISTICS)
 
     def moments_noise(self) -> float:
         """Counts, sums, and the diagonals of the second moments."""
-        return self._moments_noise(LATENT_MOMENTS, _pixels, _BOUND, _WEIGHTS, False)
+        return self._release_noise(LATENT_MOMENTS)
 
-    def _moments_noise(self, name: str, *arguments) -> float:
+    def features_noise(self) -> float:
+        """Sums."""
+        return self._release_noise(FEATURE_MEANS)
+
+    def release_sensitivity(self) -> float:
+        """The target is white, which is beyond every bound."""
+        images = self._entropy.generator().integers(0, 256, (20, *_SHAPE), dtype=np.uint8)
+        images[0] = FULL_SCALE
+        moved = [self._moved(name, images) for name in _RELEASES]
+        return float(max(moved) <= 1 + _ROUNDING)
+
+    def _moved(self, name: str, images: np.ndarray) -> float:
+        """How far nulling the first record moves an answer, in the unit that σ counts in."""
+        answers = []
+        for nulled in (0, 1):
+            labels = (np.arange(len(images)) % _CLASSES).astype(np.int32)
+            rest = Records(images[nulled:], labels[nulled:], _CLASSES)
+            answers.append(_released(self._parts.mechanisms(Ledger(), self._entropy), name, rest, _HARDLY_ANY))
+        parts = [
+            _every_entry(a, b, unit) for a, b, unit in zip(*map(_arrays, answers), _units(name)) if unit < math.inf
+        ]
+        return float(np.linalg.norm(np.concatenate(parts)))
+
+    def _release_noise(self, name: str) -> float:
         images = self._entropy.generator().integers(0, 256, (20, *_SHAPE), dtype=np.uint8)
         records = Records(images, (np.arange(20) % _CLASSES).astype(np.int32), _CLASSES)
-        mechanisms, event = self._parts.mechanisms(Ledger(), self._entropy), Event(name, _SIGMA)
-        mechanism = mechanisms.class_statistics if name == CLASS_STATISTICS else mechanisms.latent_moments
-        answer, silent = (
-            mechanism(records, e, *arguments) for e in (event, replace(event, noise_multiplier=_HARDLY_ANY))
-        )
+        mechanisms = self._parts.mechanisms(Ledger(), self._entropy)
+        answer, silent = (_released(mechanisms, name, records, sigma) for sigma in (_SIGMA, _HARDLY_ANY))
         # From the event and the constants alone: what the answer says of its own noise may be what is broken.
-        deviation = _SIGMA * math.hypot(*_WEIGHTS)
-        units = [deviation * unit / weight for unit, weight in zip((1.0, _BOUND, _BOUND**2), _WEIGHTS)]
-        pairs = zip(_entries(answer), _entries(silent), units)
-        return _two_sided(np.concatenate([(a - b) / unit for a, b, unit in pairs]))
+        pairs = zip(_arrays(answer), _arrays(silent), _units(name))
+        entries = [(_diagonals(a) - _diagonals(b)) / (_SIGMA * unit) for a, b, unit in pairs if unit < math.inf]
+        return _two_sided(np.concatenate([part.ravel() for part in entries]))
+
+
+_RELEASES = (CLASS_STATISTICS, LATENT_MOMENTS, FEATURE_MEANS)
+
+
+def _released(mechanisms: Mechanisms, name: str, records: Records, sigma: float) -> Moments:
+    """One of the three one-time answers, charged and noised with σ."""
+    event = Event(name, sigma)
+    if name == FEATURE_MEANS:
+        return mechanisms.feature_sums(records, event, lambda images: _BOUND * images.reshape(len(images), -1))
+    if name == LATENT_MOMENTS:
+        return mechanisms.latent_moments(records, event, _pixels, _BOUND, _WEIGHTS, shared_second=False)
+    return mechanisms.class_statistics(records, event, frequency_basis(_SHAPE, 4), _BOUND, _WEIGHTS)
+
+
+def _units(name: str) -> tuple[float, float, float]:
+    """What one σ is for counts, sums and second moments; infinite for what is not answered."""
+    if name == FEATURE_MEANS:
+        return math.inf, 1.0, math.inf
+    counts, sums, seconds = (math.hypot(*_WEIGHTS) / weight for weight in _WEIGHTS)
+    return counts, sums * _BOUND, seconds * _BOUND**2
+
+
+def _arrays(answer: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (np.zeros(0) if answer.counts is None else answer.counts), answer.sums, answer.seconds
+
+
+def _diagonals(array: np.ndarray) -> np.ndarray:
+    """Of matrices; other arrays as they are. Off the diagonal noise is smaller by √2, and stands twice."""
+    return np.diagonal(array, axis1=1, axis2=2) if array.ndim == 3 else array
+
+
+def _every_entry(answer: np.ndarray, other: np.ndarray, unit: float) -> np.ndarray:
+    """The difference in units of σ, flat: a symmetric matrix's norm is that of the numbers that are noised."""
+    return ((answer - other) / unit).ravel()
 
 
 def _pixels(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     latents = images.reshape(len(images), -1)[:, :8]
     return latents, np.zeros_like(latents)
-
-
-def _entries(answer: Moments) -> list[np.ndarray]:
-    assert answer.counts is not None
-    return [answer.counts, answer.sums.ravel(), np.diagonal(answer.seconds, axis1=1, axis2=2).ravel()]
 
 
 def _two_sided(standard: np.ndarray) -> float:
