@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.dreams import DreamGenerator, components, frequency_basis, generator, shrunk_covariances
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.mechanisms import Mechanisms, Moments
+from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records
 

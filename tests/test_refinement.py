@@ -9,7 +9,8 @@ from conftest import CLASSES, DREAMS, SHAPE, Silence, images_and_labels, tiny_mo
 from tf_dp2vae.accounting import FEATURE_MEANS, Event, Plan
 from tf_dp2vae.baselines import StatisticsAlone
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.mechanisms import Mechanisms, Moments
+from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement, Target
 from tf_dp2vae.validation import InvalidInputError

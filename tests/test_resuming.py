@@ -22,7 +22,8 @@ from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.durable import DamagedFileError, held
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.mechanisms import Mechanisms, Moments
+from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.private_steps import PrivateSteps
 from tf_dp2vae.refinement import Refinement

@@ -35,7 +35,8 @@ import numpy as np
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.durable import WAY_OUT, DamagedFileError, pack, sha256, storing, unpack, write_atomically
 from tf_dp2vae.ledger import Charge, Ledger
-from tf_dp2vae.mechanisms import Mechanisms, Moments
+from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.randomness import Entropy
 from tf_dp2vae.records import Records
 

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tf_dp2vae.configuration import Configuration
-from tf_dp2vae.validation import check, check_whole
+from tf_dp2vae.validation import check, check_whole, times
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -41,7 +41,7 @@ class Shifts(Configuration):
         smaller = min(image_shape[:2])
         check(
             self.pixels < smaller,
-            f"shifts of up to {self.pixels} pixels move an image of {'×'.join(map(str, image_shape))} out of itself: "
+            f"shifts of up to {self.pixels} pixels move an image of {times(image_shape)} out of itself: "
             f"choose less than {smaller}.",
         )
 

@@ -20,7 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.contrast import mean_energy
-from tf_dp2vae.mechanisms import Features, Moments
+from tf_dp2vae.mechanisms import Features
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.objectives import bounded
 from tf_dp2vae.pretraining import Dreams, Pretraining, look_along
 from tf_dp2vae.priors import assign_moments

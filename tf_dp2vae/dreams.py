@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.fft import dct
 
-from tf_dp2vae.mechanisms import Moments
+from tf_dp2vae.moments import Moments
 
 _IMAGE_BOUND = 10 / 28
 """Bound on an image's norm, for each √pixel: 10 for 28×28."""
@@ -112,14 +112,10 @@ class Components:
 
 def components(statistics: Moments, basis: np.ndarray, at_most: int) -> Components:
     """Principal components of the within-class covariance that stand above half the noise edge, 2·√d·σ."""
-    assert statistics.counts is not None
-    raw = np.maximum(statistics.counts, 0.0)
-    frequencies = raw / raw.sum() if raw.sum() > 0 else np.full(len(raw), 1 / len(raw))
-    counts = np.maximum(raw, 1.0)
+    counts, frequencies, trust = statistics.classes()
     # The noise on a mean is white, the mean itself smooth: keep its low frequencies.
     sums = statistics.sums @ basis
     # A class that may be empty gets the overall mean instead of noise divided by a count near zero.
-    trust = raw / (raw + 3 * statistics.count_noise)
     projected = trust[:, None] * sums / counts[:, None] + (1 - trust[:, None]) * sums.sum(0) / counts.sum()
     within = statistics.seconds[0] / counts.sum() - (projected.T * frequencies) @ projected
     values, vectors = np.linalg.eigh(within)

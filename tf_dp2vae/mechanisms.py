@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
@@ -24,7 +23,8 @@ from tf_dp2vae._tfp import GaussianSumQuery
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.gradients import Apply, GradientEngine
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.randomness import Entropy, fold, on_grid, standard_normals
+from tf_dp2vae.moments import Moments, clip_rows, clipped_sums, noised_moments
+from tf_dp2vae.randomness import Entropy, fold, on_grid
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, unit_interval
 
@@ -148,7 +148,7 @@ class Mechanisms:
         _check_orthonormal(basis)
 
         def contribution(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            flat = _clip_rows(images.reshape(len(images), -1), bound)
+            flat = clip_rows(images.reshape(len(images), -1), bound)
             projected = flat @ basis
             return flat, projected, np.zeros(len(basis[0]))
 
@@ -182,7 +182,8 @@ class Mechanisms:
 
         def contribution(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             means, variances = encode(images, labels)
-            return _clip_rows(means, bound), _clip_rows(means, bound), variances
+            clipped = clip_rows(means, bound)
+            return clipped, clipped, variances
 
         return self._noised_moments(records, event, contribution, bound, weights, shared_second)
 
@@ -202,7 +203,7 @@ class Mechanisms:
 
         def contribution(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             none = np.zeros((len(images), 0))
-            return _clip_rows(features(images), 1.0), none, none
+            return clip_rows(features(images), 1.0), none, none
 
         return self._noised_moments(records, event, contribution, 1.0, (0.0, 1.0, 0.0), shared_second=True)
 
@@ -215,88 +216,14 @@ class Mechanisms:
                 labels = all_labels[start : start + _CHUNK]
                 images = all_images[start : start + _CHUNK].astype(np.float32) / FULL_SCALE
                 first, factor, diagonal = contribution(images, labels)
-                finite = np.isfinite(first).all(1) & np.isfinite(factor).all(1) & np.isfinite(diagonal + factor).all(1)
-                first, factor = np.where(finite[:, None], first, 0.0), np.where(finite[:, None], factor, 0.0)
-                diagonal = np.where(finite[:, None], np.broadcast_to(diagonal, factor.shape), 0.0)
-                member = np.eye(classes)[labels] * finite[:, None]
-                shrink = _second_moment_clip(factor, diagonal, bound)
-                groups = finite[:, None].astype(float) if shared_second else member
-                chunk = (
-                    member.sum(0),
-                    member.T @ first.astype(np.float64),
-                    np.stack([_second_moment(factor, diagonal, shrink * group) for group in groups.T]),
-                )
+                chunk = clipped_sums(first, factor, diagonal, labels, classes, bound, shared_second)
                 if counts is None:
                     counts, sums, seconds = chunk
                 else:
                     counts, sums, seconds = counts + chunk[0], sums + chunk[1], seconds + chunk[2]
         # One unit moves the sum by at most its records' contributions together.
         deviation = event.noise_multiplier * math.hypot(*weights) * records.unit.max_per_unit
-        return self._noised(counts, sums, seconds, deviation, bound, weights)
-
-    def _noised(self, counts, sums, seconds, deviation, bound, weights) -> Moments:
-        """Adds N(0, deviation²) in the units of the contribution, and gives everything in its own units."""
-        random = self.entropy.generator()
-        scales = [
-            deviation * unit / weight if weight else math.inf for unit, weight in zip((1.0, bound, bound**2), weights)
-        ]
-        on_counts, on_sums, on_seconds = scales
-
-        def noised(total: np.ndarray, stddev: float) -> np.ndarray:
-            if not total.size:  # seconds that were not asked for: their weight is 0, their deviation infinite
-                return total
-            return on_grid(total + stddev * standard_normals(random, *total.shape), stddev)
-
-        # Each entry off the diagonal is answered once and mirrored: rounding may have made its two truths differ.
-        upper = np.triu(noised(seconds, on_seconds / math.sqrt(2)), 1)
-        diagonal = noised(np.diagonal(seconds, axis1=1, axis2=2), on_seconds)
-        return Moments(
-            noised(counts, on_counts) if math.isfinite(on_counts) else None,
-            noised(sums, on_sums),
-            upper + np.swapaxes(upper, 1, 2) + diagonal[..., None] * np.eye(seconds.shape[-1]),
-            on_counts,
-            on_sums,
-            on_seconds,
-        )
-
-
-@dataclass(frozen=True)
-class Moments:
-    """A noised answer of `class_statistics`, `latent_moments` or `feature_sums`, in natural units.
-
-    Attributes:
-      counts: [classes], or None where the weight of counts was 0.
-      sums: [classes, d].
-      seconds: [classes, e, e], or [1, e, e] where shared; symmetric; e = 0 where none were asked for.
-      count_noise, sum_noise: standard deviation of the noise on each entry.
-      second_noise: the same for diagonal entries; off the diagonal it is √2 smaller.
-    """
-
-    counts: np.ndarray | None
-    sums: np.ndarray
-    seconds: np.ndarray
-    count_noise: float
-    sum_noise: float
-    second_noise: float
-
-
-def _clip_rows(rows: np.ndarray, bound: float) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # non-finite rows become null records later
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows * np.minimum(1.0, bound / np.maximum(norms, 1e-12))
-
-
-def _second_moment_clip(factor: np.ndarray, diagonal: np.ndarray, bound: float) -> np.ndarray:
-    """For each row the scale that keeps ‖m mᵀ + diag(s²)‖ within R²."""
-    m2 = np.square(factor)
-    frobenius = np.sqrt(np.square(m2.sum(1)) + 2 * (m2 * diagonal).sum(1) + np.square(diagonal).sum(1))
-    return np.minimum(1.0, bound**2 / np.maximum(frobenius, 1e-12))
-
-
-def _second_moment(factor: np.ndarray, diagonal: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Σ_i w_i (m_i m_iᵀ + diag(s_i²)), in float64."""
-    factor, diagonal = factor.astype(np.float64), diagonal.astype(np.float64)
-    return (factor * weights[:, None]).T @ factor + np.diag(weights @ diagonal)
+        return noised_moments(counts, sums, seconds, deviation, bound, weights, self.entropy.generator())
 
 
 def _check_orthonormal(basis: np.ndarray) -> None:

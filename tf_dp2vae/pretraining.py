@@ -24,7 +24,8 @@ import tensorflow as tf
 from tf_dp2vae import dreams
 from tf_dp2vae.accounting import CLASS_STATISTICS, DREAM_MOMENTS, FEATURE_MEANS
 from tf_dp2vae.configuration import Configuration
-from tf_dp2vae.mechanisms import Features, Moments
+from tf_dp2vae.mechanisms import Features
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.networks import Projection
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import unprotected_batches

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tf_dp2vae.accounting import LATENT_MOMENTS
 from tf_dp2vae.configuration import Configuration
 from tf_dp2vae.dreams import shrunk_covariances
-from tf_dp2vae.mechanisms import Moments
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.objectives import bounded
 from tf_dp2vae.records import Records
 from tf_dp2vae.validation import check_between, check_positive
@@ -130,7 +130,7 @@ class GaussianPrior(Prior):
 
     def fit(self, model: DP2VAE, records: Records) -> None:
         assert model.plan is not None
-        encode = tf.function(model.encode, jit_compile=True, reduce_retracing=True)
+        encode = tf.function(model.encode, jit_compile=model.jit_compile, reduce_retracing=True)
 
         def posterior(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             mean, log_variance = encode(tf.constant(images), tf.constant(labels))
@@ -145,12 +145,9 @@ class GaussianPrior(Prior):
 
 def assign_moments(prior: LatentPrior, moments: Moments) -> None:
     """Sets the prior's Gaussians and frequencies from moments with counts, trusting each as far as its noise allows."""
-    raw = np.maximum(moments.counts, 0.0)
-    counts = np.maximum(raw, 1.0)
-    trust = (raw / (raw + 3 * moments.count_noise))[:, None]
-    means = trust * moments.sums / counts[:, None]
+    counts, frequencies, trust = moments.classes()
+    means = trust[:, None] * moments.sums / counts[:, None]
     seconds = moments.seconds / counts[:, None, None] - np.einsum("ki,kj->kij", means, means)
-    frequencies = raw / raw.sum() if raw.sum() > 0 else np.full(len(raw), 1 / len(raw))
     noise = moments.second_noise / np.sqrt(2) / counts
     prior.assign(means, shrunk_covariances(seconds, noise, frequencies))
     prior.frequencies.assign(frequencies)

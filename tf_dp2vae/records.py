@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.units import Unit
-from tf_dp2vae.validation import check
+from tf_dp2vae.validation import check, times
 
 FULL_SCALE = 255
 
@@ -123,11 +123,11 @@ def checked_records(
     check(images.dtype.kind in "uf", f"{what} has dtype {images.dtype}: images are uint8 (0 to 255) or float (0 to 1).")
     check(images.ndim in (3, 4), f"{what} has shape {images.shape}: images are [N, height, width(, channels)].")
     images = images[..., None] if images.ndim == 3 else images
-    check(images.size > 0, f"{what} is empty ({_times(images.shape)}): at least one record with a pixel is needed.")
+    check(images.size > 0, f"{what} is empty ({times(images.shape)}): at least one record with a pixel is needed.")
     shape = tuple(images.shape[1:])
     check(
         image_shape is None or shape == tuple(image_shape),
-        f"{what} holds images of {_times(shape)}, not the declared {_times(image_shape or ())}.",
+        f"{what} holds images of {times(shape)}, not the declared {times(image_shape or ())}.",
     )
     images = _as_uint8(images, what)
     if labels is None:
@@ -157,10 +157,6 @@ def _as_uint8(images: np.ndarray, what: str) -> np.ndarray:
         f"{what} holds float pixels outside [0, 1]: scale them, or pass uint8.",
     )
     return np.round(images * FULL_SCALE).astype(np.uint8)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
 
 
 def resized(records: Records, image_shape: tuple[int, int, int]) -> Records:

@@ -24,7 +24,7 @@ import tensorflow as tf
 from tf_dp2vae.accounting import FEATURE_MEANS
 from tf_dp2vae.configuration import Configuration
 from tf_dp2vae.judge import Judge
-from tf_dp2vae.mechanisms import Moments
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.records import Records
 from tf_dp2vae.validation import check, check_between, check_positive, check_whole
 

@@ -60,5 +60,10 @@ def check_path(what: str, path: Path) -> None:
         raise InvalidInputError(f"{what} {path} cannot be used ({error.strerror}): name another path.") from error
 
 
+def times(shape: tuple[int, ...]) -> str:
+    """A shape as messages show it: 28×28×1."""
+    return "×".join(map(str, shape))
+
+
 def _sentence(text: str, way_out: str) -> str:
     return f"{text}: {way_out}." if way_out else f"{text}."

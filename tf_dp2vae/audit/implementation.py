@@ -30,7 +30,8 @@ from tf_dp2vae.accounting import CLASS_STATISTICS, FEATURE_MEANS, LATENT_MOMENTS
 from tf_dp2vae.audit.dirac import SOUND, TABLES, DiracStep, Parts, numbered, numbers_of
 from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.mechanisms import Mechanisms, Moments
+from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.randomness import SystemEntropy
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource

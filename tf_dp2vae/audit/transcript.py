@@ -29,8 +29,9 @@ from tf_dp2vae.accounting import (
 from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.gradients import BookKeepingEngine
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.mechanisms import Mechanisms, Moments
+from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.moments import Moments
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.optimizers import DPSGD
 from tf_dp2vae.pretraining import MOMENT_WEIGHTS, STATISTICS_WEIGHTS, Dreams

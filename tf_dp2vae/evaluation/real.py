@@ -11,7 +11,7 @@ import numpy as np
 
 from tf_dp2vae import datasets
 from tf_dp2vae.evaluation.release import Release
-from tf_dp2vae.validation import InvalidInputError, check
+from tf_dp2vae.validation import InvalidInputError, check, times
 
 Labelled = tuple[np.ndarray, np.ndarray]
 """Images [n, h, w, c], uint8 or float in [0, 1], and labels [n]."""
@@ -68,7 +68,7 @@ def real_images(
     shape = release.image_shape
     check(
         loaded.train.image_shape == shape,
-        f"{file or name} holds images of {_times(loaded.train.image_shape)}, the release makes {_times(shape)}: name the "
+        f"{file or name} holds images of {times(loaded.train.image_shape)}, the release makes {times(shape)}: name the "
         "data it was made from.",
     )
     check(
@@ -96,7 +96,3 @@ def _training_flags(run: Path) -> dict[str, Any]:
 def _path(text: str | None) -> Path | None:
     check(text is None or isinstance(text, str), f"config.json names data={text!r:.50}: name the data by --data.")
     return Path(text) if text and text != "None" else None
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
