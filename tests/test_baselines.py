@@ -200,5 +200,5 @@ def test_prior_without_privacy_is_that_of_the_records(unprivate):
 def test_flags_of_a_run_without_privacy(tmp_path):
     flags = TrainFlags(pretrain="not-private", runs=tmp_path)
     assert flags.run_name("mnist") == "mnist-not-private-seed0"
-    with pytest.raises(InvalidInputError, match="no ledger can hold"):
+    with pytest.raises(InvalidInputError, match="a shared one would bound nothing"):
         TrainFlags(pretrain="not-private", ledger=tmp_path / "ledger")

@@ -117,8 +117,8 @@ def test_trust_is_the_share_of_signal():
 @pytest.mark.parametrize(
     "arguments, word",
     [
-        ({"share": 1.0}, "refine_share"),
-        ({"steps": -1}, "refine_steps"),
+        ({"share": 1.0}, "share=1.0"),
+        ({"steps": -1}, "steps=-1"),
         ({"candidates": 0}, "candidates"),
         ({"anchor": -1.0}, "anchor"),
     ],

@@ -115,6 +115,7 @@ class DP2VAE(VAE):
         check_whole(physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
+        self._probed = {encoder.trainable}
         self.pretraining = pretraining or default_pretraining()
         self.prior = prior or (NormalPrior() if self.pretraining.is_whole_training else GaussianPrior())
         check(
@@ -276,7 +277,6 @@ class DP2VAE(VAE):
         refuse_unsupported(unsupported)
         refuse_private_control(callbacks or [])
         check_ready(self)
-        self._freeze()
         records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
         self.pretraining.check_records(records)
         check_whole(batch_size=batch_size, epochs=epochs)
@@ -295,6 +295,7 @@ class DP2VAE(VAE):
         )
         self.ledger.bind(records.num_records)
         self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)
+        self._freeze()
         self.num_records, self.unit = records.num_records, records.unit
         self.audit_canaries = records.audit_canaries
         show, progress = PhaseProgress(self, verbose), self.checkpoints.progress
@@ -382,9 +383,11 @@ class DP2VAE(VAE):
             self.train_function = None
 
     def _freeze(self) -> None:
-        """Readies the networks for the private phase; what they are then must keep examples apart."""
+        """Readies the encoder for the private phase; what it is then must keep examples apart, too."""
         self.encoder.trainable = not self.pretraining.freezes_encoder
-        refuse_mixing([self.encoder, self.decoder])
+        if self.encoder.trainable not in self._probed:
+            refuse_mixing([self.encoder])
+            self._probed.add(self.encoder.trainable)
 
     def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation_data):
         assert self.plan is not None
