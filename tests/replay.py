@@ -37,10 +37,6 @@ class SealedRecords(Records):
         with super().opened() as content:
             yield content
 
-    def image_digests(self):
-        """None: they can only refuse a run, and of a refused run there is no release."""
-        return set()
-
 
 def digest(*parts) -> str:
     """sha256 over numbers, arrays and lists of them."""

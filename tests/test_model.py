@@ -350,28 +350,32 @@ def test_weights_that_records_change_without_noise_are_put_back(monkeypatch):
     assert not np.any(decoder.non_trainable_variables[0])
 
 
-def test_encoder_that_would_mix_once_it_is_trained_is_refused_before_anything_is_charged():
+@pytest.mark.parametrize("thawed_by", ["fit", "hand"])
+def test_encoder_that_mixes_only_when_it_is_trained_is_refused_before_anything_is_charged(thawed_by):
     image, label = keras.Input(SHAPE), keras.Input((CLASSES,))
     norm = keras.layers.BatchNormalization(name="norm")
     hidden = keras.layers.Concatenate()([norm(keras.layers.Flatten()(image)), label])
     encoder = keras.Model([image, label], [keras.layers.Dense(LATENT)(hidden), keras.layers.Dense(LATENT)(hidden)])
-    encoder.trainable = False
+    (encoder if thawed_by == "fit" else norm).trainable = False
     arguments = {"prior": NormalPrior(), "refinement": None}
     model = DP2VAE(encoder, tiny_model().decoder, pretraining=NoPretraining(), **arguments)
     model.compile("dp-adam")
+    norm.trainable = norm.trainable or thawed_by == "hand"
     with pytest.raises(InvalidInputError, match="norm .BatchNormalization"):
         fit(model)
     assert model.ledger.events == ()
 
 
-def test_public_data_must_not_hold_records():
-    records = some_records(48)
-    with records.opened() as (images, labels):
-        mixed = Records(np.concatenate([255 - images[:5], images[7:9]]), labels[:7], CLASSES)
-    model = tiny_model(pretraining=Public(steps=1, data=mixed))
-    with pytest.raises(InvalidInputError, match="2 of the public images are among the records"):
-        model.fit(records, batch_size=8, verbose=0)
-    assert model.ledger.events == ()
+def test_public_data_must_not_be_the_records():
+    with some_records(48).opened() as (images, labels):
+        first, rest = Records(images[:30], labels[:30], CLASSES), Records(images[30:], labels[30:], CLASSES)
+        overlapping = Records(images[20:40], labels[20:40], CLASSES)
+    for public in (first, overlapping):
+        model = tiny_model(pretraining=Public(steps=1, data=public))
+        with pytest.raises(InvalidInputError, match="public data are the records"):
+            model.fit(first, batch_size=8, verbose=0)
+        assert model.ledger.events == ()
+    Public(steps=1, data=rest).check_records(first)
 
 
 LOAD_ALONE = """

@@ -14,6 +14,7 @@ import train
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.ledger import Ledger
+from tf_dp2vae.validation import InvalidInputError
 
 IMAGES, LABELS = images_and_labels(40)
 
@@ -206,6 +207,15 @@ def test_ledgers_that_cannot_be_used(refused, folder):
 
 def test_new_shared_ledger_is_not_left_by_a_refused_run(refused, folder):
     assert "batch_size=41" in refused("--ledger", folder / "ledger", "--batch-size", "41")
+
+
+def test_public_data_are_not_the_records(refused, folder):
+    (folder / "copy.npz").symlink_to(folder / "data.npz")
+    for name in ("data.npz", "copy.npz"):
+        assert "are the records" in refused("--pretrain", "public", "--public-data", folder / name)
+    with pytest.raises(InvalidInputError, match="are the records"):
+        TrainFlags(pretrain="public", public_dataset="mnist")
+    TrainFlags(pretrain="public", public_dataset="mnist", data=folder / "data.npz")
 
 
 def test_several_bad_flags_name_at_least_the_first(refused):

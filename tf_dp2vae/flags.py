@@ -182,6 +182,16 @@ class TrainFlags:
             "--pretrain public and one of --public-dataset and --public-data go together: "
             + ("drop the public data, or say --pretrain public." if named else "name the public data."),
         )
+        check(
+            not named or self._source(self.public_dataset, self.public_data) != self._source(self.dataset, self.data),
+            f"the public data ({self.public_data or self.public_dataset}) are the records, which would be learned from "
+            "without noise: name another data set.",
+        )
+
+    @staticmethod
+    def _source(dataset: str | None, data: Path | None) -> str:
+        """Where data come from; equal for two names of one file."""
+        return f"data set {dataset}" if data is None else os.path.realpath(data)
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""

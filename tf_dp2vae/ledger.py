@@ -23,7 +23,7 @@ from tf_dp2vae.accounting import ADJACENCY, AccountantName, Event, epsilon, merg
 from tf_dp2vae.durable import WAY_OUT, DamagedFileError, append, sha256, storing, sync_folder
 from tf_dp2vae.validation import InvalidInputError, check, check_path
 
-VERSION = 2
+VERSION = 3
 _HEADER, _ANSWER, _HASH, _RUN, _GUARANTEED = "ledger", "answer", "hash", "run", "guaranteed"
 
 
@@ -124,7 +124,7 @@ class Ledger:
         if number == 1:
             if entry[_HEADER] != VERSION or entry["adjacency"] != ADJACENCY:
                 raise ValueError(f"version {entry[_HEADER]!r} or adjacency {entry['adjacency']!r} is another")
-            self.num_records, self._guaranteed = entry["num_records"], entry.get(_GUARANTEED, True)
+            self.num_records, self._guaranteed = entry["num_records"], entry[_GUARANTEED]
         self._remember(entry, found)
 
     def _remember(self, entry: dict[str, Any], hash_: str) -> None:
@@ -170,9 +170,12 @@ class Ledger:
     def begin(self) -> None:
         """Writes the header, unless it is there. It holds random digits, so that no two ledgers share a chain."""
         if not self._hashes:
-            header = {_HEADER: VERSION, "id": new_identity(), "adjacency": ADJACENCY, "num_records": self.num_records}
-            header[_GUARANTEED] = self._guaranteed is not False
-            self._write(header)
+            known = {
+                "adjacency": ADJACENCY,
+                "num_records": self.num_records,
+                _GUARANTEED: self._guaranteed is not False,
+            }
+            self._write({_HEADER: VERSION, "id": new_identity(), **known})
             if self._file is not None:
                 sync_folder(self.path.parent)
 

@@ -70,13 +70,15 @@ def mixing_layers(network: keras.Model) -> list[str]:
 
 @contextmanager
 def unchanged(variables: Sequence[keras.Variable]) -> Iterator[list[str]]:
-    """Puts weights back in the end. The list that it lends then names those that had changed."""
+    """Puts weights back in the end, come what may. The list that it lends then names those that had changed."""
     before, changed = [np.array(variable) for variable in variables], []
-    yield changed
-    for variable, value in zip(variables, before):
-        if not np.array_equal(variable, value, equal_nan=value.dtype.kind == "f"):
-            changed.append(variable.path)
-            variable.assign(value)
+    try:
+        yield changed
+    finally:
+        for variable, value in zip(variables, before):
+            if not np.array_equal(variable, value, equal_nan=value.dtype.kind == "f"):
+                changed.append(variable.path)
+                variable.assign(value)
 
 
 def _offence(operation: Any, args: Any, kwargs: Any) -> str:

@@ -115,7 +115,7 @@ class DP2VAE(VAE):
         check_whole(physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
-        self._probed = {encoder.trainable}
+        self._probed = [self._trained_layers()]
         self.pretraining = pretraining or default_pretraining()
         self.prior = prior or (NormalPrior() if self.pretraining.is_whole_training else GaussianPrior())
         check(
@@ -383,11 +383,15 @@ class DP2VAE(VAE):
             self.train_function = None
 
     def _freeze(self) -> None:
-        """Readies the encoder for the private phase; what it is then must keep examples apart, too."""
+        """Readies the encoder for the private phase; as they are then, the networks must keep examples apart, too."""
         self.encoder.trainable = not self.pretraining.freezes_encoder
-        if self.encoder.trainable not in self._probed:
-            refuse_mixing([self.encoder])
-            self._probed.add(self.encoder.trainable)
+        if self._trained_layers() not in self._probed:
+            refuse_mixing([self.encoder, self.decoder])
+            self._probed.append(self._trained_layers())
+
+    def _trained_layers(self) -> list[bool]:
+        """Which layers are trained, on which it may hang what they do: a frozen BatchNormalization mixes nothing."""
+        return [layer.trainable for network in (self.encoder, self.decoder) for layer in network._flatten_layers()]
 
     def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation_data):
         assert self.plan is not None
