@@ -4,6 +4,7 @@ import json
 import shlex
 import stat
 import sys
+from contextlib import redirect_stdout
 
 import dp_accounting
 import numpy as np
@@ -32,7 +33,8 @@ def run_train(folder, *flags):
     chosen = ["--data", str(folder / "data.npz"), "--runs", str(folder / "runs"), "--name", "run"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", *chosen, *shlex.split(SMALL), *flags])
-        train.main()
+        with (folder / "printed").open("w") as printed, redirect_stdout(printed):
+            train.main()
     return folder / "runs" / "run"
 
 
@@ -59,6 +61,13 @@ def recomputed(entry, accountant):
             one = dp_accounting.PoissonSampledDpEvent(event["sampling_rate"], one)
         judge.compose(dp_accounting.SelfComposedDpEvent(one, event["count"]))
     return judge.get_epsilon(entry["delta"])
+
+
+def test_what_is_printed_last_forbids_what_the_statement_forbids(sound, published):
+    for run, words in ((sound, "May be published: "), (published, "Do NOT publish: ")):
+        printed = (run.parent.parent / "printed").read_text()
+        assert f"{run / 'release'}" in next(line for line in printed.splitlines() if line.startswith(words))
+        assert ("May be published" in printed) == (run is sound)
 
 
 def test_private_side_is_closed_and_says_so(sound):

@@ -40,7 +40,7 @@ from tf_dp2vae.private_steps import ANSWER, PrivateSteps
 from tf_dp2vae.randomness import Entropy, SystemEntropy
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
-from tf_dp2vae.refusals import as_records, check_ready, refuse_unsupported, warn_about_delta
+from tf_dp2vae.refusals import as_records, check_ready, check_sizes, refuse_unsupported, warn_about_delta
 from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
 from tf_dp2vae.statement import Statement, statement_of
@@ -279,12 +279,7 @@ class DP2VAE(VAE):
         check_ready(self)
         records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
         self.pretraining.check_records(records)
-        check_whole(batch_size=batch_size, epochs=epochs)
-        check(
-            batch_size <= records.num_units,
-            f"batch_size={batch_size} exceeds the {records.num_units} {records.unit.plural}: choose at most "
-            f"{records.num_units}.",
-        )
+        check_sizes(records, batch_size, epochs)
         if steps_per_epoch is None:
             steps_per_epoch = max(1, round(records.num_units / batch_size))
         check_whole(steps_per_epoch=steps_per_epoch)

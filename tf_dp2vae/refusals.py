@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.records import Records, checked_records
-from tf_dp2vae.validation import check
+from tf_dp2vae.validation import check, check_whole
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -90,6 +90,16 @@ def as_records(x: Any, y: Any, num_classes: int, image_shape: tuple[int, ...]) -
         f"the records declare {records.num_classes} classes, the decoder has room for {num_classes}.",
     )
     return records
+
+
+def check_sizes(records: Records, batch_size: int, epochs: int) -> None:
+    """Refuses batches that are larger than the data, and rounds that are none."""
+    check_whole(batch_size=batch_size, epochs=epochs)
+    check(
+        batch_size <= records.num_units,
+        f"batch_size={batch_size} exceeds the {records.num_units} {records.unit.plural}: choose at most "
+        f"{records.num_units}.",
+    )
 
 
 def warn_about_delta(delta: float, num_records: int) -> None:
