@@ -10,9 +10,8 @@ from tf_dp2vae.evaluation.fid import fid, frechet_distance, kid
 from tf_dp2vae.validation import InvalidInputError
 
 
-def covariance(random, dimensions, rank=None):
-    factor = random.standard_normal((dimensions, rank or 2 * dimensions))
-    return factor @ factor.T / factor.shape[1]
+def factor_of_covariance(random, dimensions):
+    return random.standard_normal((dimensions, 2 * dimensions)) / np.sqrt(2 * dimensions)
 
 
 @settings(max_examples=25)
@@ -20,11 +19,12 @@ def covariance(random, dimensions, rank=None):
 def test_frechet_distance_agrees_with_scipy(seed, dimensions):
     random = np.random.default_rng(seed)
     means = random.standard_normal((2, dimensions))
-    a, b = covariance(random, dimensions), covariance(random, dimensions)
+    f, g = factor_of_covariance(random, dimensions), factor_of_covariance(random, dimensions)
+    a, b = f @ f.T, g @ g.T
     root = linalg.sqrtm(a @ b).real
     expected = np.square(means[0] - means[1]).sum() + np.trace(a + b - 2 * root)
-    assert frechet_distance(means[0], a, means[1], b) == pytest.approx(expected, abs=1e-6 * max(1, expected))
-    assert frechet_distance(means[1], b, means[0], a) == pytest.approx(expected, abs=1e-6 * max(1, expected))
+    assert frechet_distance(means[0], f, means[1], g) == pytest.approx(expected, abs=1e-6 * max(1, expected))
+    assert frechet_distance(means[1], g, means[0], f) == pytest.approx(expected, abs=1e-6 * max(1, expected))
 
 
 @settings(max_examples=25)
@@ -32,7 +32,7 @@ def test_frechet_distance_agrees_with_scipy(seed, dimensions):
 def test_frechet_distance_of_independent_dimensions_adds_up(rows):
     first, second, mean, other = np.array(rows).T
     expected = np.square(mean - other).sum() + np.square(first - second).sum()
-    found = frechet_distance(mean, np.diag(first**2), other, np.diag(second**2))
+    found = frechet_distance(mean, np.diag(first), other, np.diag(second))
     assert found == pytest.approx(expected, abs=1e-6)
 
 
@@ -43,7 +43,19 @@ def test_singular_covariances_of_few_images_need_no_ridge():
     # Rank one against rank one: tr(Σ^½Σ′^½) is |⟨u, v⟩| for Σ = uuᵀ, Σ′ = vvᵀ.
     u, v = random.standard_normal((2, 64))
     expected = u @ u + v @ v - 2 * abs(u @ v)
-    assert frechet_distance(u * 0, np.outer(u, u), v * 0, np.outer(v, v)) == pytest.approx(expected, abs=1e-5)
+    assert frechet_distance(u * 0, u[:, None], v * 0, v[:, None]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(6, 7), (8, 9), (40, 5), (30, 50)])
+def test_fid_of_few_and_many_images_is_that_of_their_covariances(sizes):
+    random = np.random.default_rng(4)
+    sets = [random.standard_normal((size, 8)) @ random.standard_normal((8, 8)) + 1 for size in sizes]
+    a, b = (np.cov(features, rowvar=False) for features in sets)
+    difference = sets[0].mean(0) - sets[1].mean(0)
+    # Eigenvalues of ΣΣ′ are not negative but for rounding, which a root turns into an imaginary part.
+    cross = np.sqrt(np.maximum(linalg.eigvals(a @ b).real, 0)).sum()
+    expected = difference @ difference + np.trace(a + b) - 2 * cross
+    assert fid(*sets) == pytest.approx(expected, rel=1e-5)
 
 
 def test_fid_takes_the_unbiased_covariance():
@@ -70,7 +82,23 @@ def test_kid_agrees_with_the_definition():
         [kernel(first[i], second[j]) for i, j in pairs]
     )
     found = kid(first, second, subsets=3, subset_size=7)
-    assert found.mean == pytest.approx(expected, rel=1e-9) and found.deviation < 1e-9 and found.subset_size == 7
+    assert found.mean == pytest.approx(expected, rel=1e-9) and found.deviation == 0
+    assert (found.subsets, found.subset_size) == (1, 7)
+
+
+@pytest.mark.parametrize("pairs", [10**9, 1])
+def test_kid_of_subsets_is_the_mean_over_them_in_both_ways(monkeypatch, pairs):
+    random = np.random.default_rng(5)
+    first, second = random.standard_normal((12, 5)), random.standard_normal((9, 5)) + 1
+    monkeypatch.setattr("tf_dp2vae.evaluation.fid._MOST_PAIRS", pairs)
+    drawn = np.random.default_rng(6)
+    expected = [
+        kid(first[drawn.choice(12, 4, replace=False)], second[drawn.choice(9, 4, replace=False)], 1, 4).mean
+        for _ in range(20)
+    ]
+    found = kid(first, second, subsets=20, subset_size=4, seed=6)
+    assert (found.mean, found.deviation) == pytest.approx((np.mean(expected), np.std(expected)))
+    assert (found.subsets, found.subset_size) == (20, 4)
 
 
 def test_kid_is_unbiased_and_tells_distributions_apart():

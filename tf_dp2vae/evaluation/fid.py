@@ -13,6 +13,8 @@ from scipy import linalg
 from tf_dp2vae.validation import check
 
 _DEGREE = 3
+_MOST_PAIRS = 2 * 10_000**2
+"""Pairs within both sets whose kernels are kept at once: 2.4 GB."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class KernelDistance:
     Attributes:
       mean: of the unbiased squared MMD over subsets; may fall below 0 for equal distributions.
       deviation: its standard deviation over subsets.
+      subsets: how many.
       subset_size: images a side in each subset.
     """
 
     mean: float
     deviation: float
+    subsets: int
     subset_size: int
 
 
@@ -46,23 +50,21 @@ def fid(first: np.ndarray, second: np.ndarray) -> float:
         min(len(first), len(second)) >= 2,
         f"FID of {len(first)} against {len(second)} images: each side needs at least 2.",
     )
-    return frechet_distance(*_moments(first), *_moments(second))
+    return frechet_distance(*_mean_and_factor(first), *_mean_and_factor(second))
 
 
-def frechet_distance(
-    mean: np.ndarray, covariance: np.ndarray, other_mean: np.ndarray, other_covariance: np.ndarray
-) -> float:
+def frechet_distance(mean: np.ndarray, factor: np.ndarray, other_mean: np.ndarray, other_factor: np.ndarray) -> float:
     """‖μ − μ′‖² + tr(Σ + Σ′ − 2(ΣΣ′)^½), the squared 2-Wasserstein distance of two Gaussians.
 
-    tr((ΣΣ′)^½) is the sum of the singular values of Σ^½Σ′^½. Taken so, nothing is squared, no complex root appears, and
-    covariances of fewer images than dimensions, which are singular, need no ridge.
+    tr((ΣΣ′)^½) is the sum of the singular values of FᵀF′ for any factors Σ = FFᵀ and Σ′ = F′F′ᵀ. Taken so, nothing is
+    squared, no complex root appears, and singular covariances, as those of fewer images than dimensions, need no ridge.
 
     Args:
       mean, other_mean: [d].
-      covariance, other_covariance: [d, d], symmetric and positive semi-definite.
+      factor, other_factor: [d, any].
     """
-    cross = linalg.svdvals(_root(covariance).T @ _root(other_covariance)).sum()
-    distance = np.square(mean - other_mean).sum() + np.trace(covariance) + np.trace(other_covariance) - 2 * cross
+    cross = linalg.svdvals(factor.T @ other_factor).sum()
+    distance = np.square(mean - other_mean).sum() + np.square(factor).sum() + np.square(other_factor).sum() - 2 * cross
     return float(max(distance, 0.0))
 
 
@@ -74,38 +76,50 @@ def kid(
     Args:
       first: features [n, d].
       second: features [m, d].
-      subsets: how many pairs of subsets.
+      subsets: how many pairs of subsets. One, of all images, where neither set has more than a subset takes.
       subset_size: images a side in each; fewer where a set is smaller.
       seed: of the subsets.
     """
     size = min(subset_size, len(first), len(second))
     check(size >= 2, f"KID of {len(first)} against {len(second)} images: each side needs at least 2.")
     random = np.random.default_rng(seed)
-    values = [
-        _squared_mmd(*(features[random.choice(len(features), size, replace=False)] for features in (first, second)))
-        for _ in range(subsets)
+    if size == max(len(first), len(second)):
+        subsets = 1
+    drawn = [
+        [random.choice(len(features), size, replace=False) for features in (first, second)] for _ in range(subsets)
     ]
-    return KernelDistance(float(np.mean(values)), float(np.std(values)), size)
+    # Small sets have fewer pairs than all their subsets together: each is taken once.
+    if len(first) ** 2 + len(second) ** 2 <= min(_MOST_PAIRS, 2 * subsets * size**2):
+        whole = _kernels(first, second)
+        values = [
+            _squared_mmd(*(kernel[np.ix_(*pair)] for kernel, pair in zip(whole, ((i, i), (j, j), (i, j)))))
+            for i, j in drawn
+        ]
+    else:
+        values = [_squared_mmd(*_kernels(first[i], second[j])) for i, j in drawn]
+    return KernelDistance(float(np.mean(values)), float(np.std(values)), subsets, size)
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_factor(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean, and F with FFᵀ = the unbiased covariance: centred features, or what QR leaves of many."""
     wide = np.asarray(features, np.float64)
-    return wide.mean(0), np.cov(wide, rowvar=False).reshape(wide.shape[1], wide.shape[1])
+    mean = wide.mean(0)
+    factor = (wide - mean) / np.sqrt(len(wide) - 1)
+    if len(wide) > wide.shape[1]:
+        factor = linalg.qr(factor, mode="r", overwrite_a=True, check_finite=False)[0][: wide.shape[1]]
+    return mean, factor.T
 
 
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """R with RRᵀ = Σ. Rounding leaves eigenvalues just below 0, which are 0."""
-    values, vectors = linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+def _kernels(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
+    """(x·y/d + 1)³ within the first set, within the second, and between."""
+    a, b = (features.astype(np.float64) / np.sqrt(features.shape[1]) for features in (first, second))
+    return [(x @ y.T + 1.0) ** _DEGREE for x, y in ((a, a), (b, b), (a, b))]
 
 
-def _squared_mmd(first: np.ndarray, second: np.ndarray) -> float:
-    size, dimensions = first.shape
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a.astype(np.float64) @ b.astype(np.float64).T / dimensions + 1.0) ** _DEGREE
+def _squared_mmd(within: np.ndarray, within_other: np.ndarray, between: np.ndarray) -> float:
+    size = len(between)
 
     def off_diagonal(gram: np.ndarray) -> float:
         return (gram.sum() - np.trace(gram)) / (size * (size - 1))
 
-    return off_diagonal(kernel(first, first)) + off_diagonal(kernel(second, second)) - 2 * kernel(first, second).mean()
+    return off_diagonal(within) + off_diagonal(within_other) - 2 * between.mean()

@@ -56,6 +56,8 @@ def _compare(found: np.ndarray, real: np.ndarray, words: str) -> Part:
     shuffled = np.random.default_rng(_SUBSET_SEED).permutation(len(real))
     distance, floor = fid(found, real), fid(real[shuffled[:half]], real[shuffled[half : 2 * half]])
     kernel, shares = kid(found, real), coverage(real, found)
+    size = f"{kernel.subset_size:,}"
+    subsets = f"all {size}" if kernel.subsets == 1 else f"{kernel.subsets} subsets of {size}"
     values = {
         "fid": distance,
         "fid_samples": len(found),
@@ -74,7 +76,7 @@ def _compare(found: np.ndarray, real: np.ndarray, words: str) -> Part:
     rows = [
         ("FID", f"{distance:.2f} ({sizes})"),
         (f"FID, {words} against {words}", f"{floor:.2f} ({half:,} against {half:,} others; smaller sets read higher)"),
-        ("KID", f"{kernel.mean:.4f} ± {kernel.deviation:.4f} (100 subsets of {kernel.subset_size:,} a side)"),
+        ("KID", f"{kernel.mean:.4f} ± {kernel.deviation:.4f} ({subsets} a side)"),
         ("precision, recall", f"{shares.precision:.3f}, {shares.recall:.3f} ({sizes}, k = {NEIGHBOURS})"),
         ("density, coverage", f"{shares.density:.3f}, {shares.coverage:.3f} ({sizes}, k = {NEIGHBOURS})"),
     ]
