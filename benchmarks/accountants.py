@@ -12,16 +12,18 @@ from __future__ import annotations
 import checkout  # noqa: F401 - before whatever imports TensorFlow or the package
 
 # isort: split
-import argparse
 import json
+import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tf_dp2vae import accounting
 from tf_dp2vae.accounting import Event, Privacy
+from tf_dp2vae.commands import parse
 from tf_dp2vae.pretraining import Dreams
 from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.refinement import Refinement
@@ -94,10 +96,19 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Flags:
+    """The comparison.
+
+    Attributes:
+      peers: the interpreter of an environment with requirements-bench.txt.
+    """
+
+    peers: Path
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", required=True, help="the interpreter of an environment with requirements-bench.txt")
-    peers = parser.parse_args().peers
+    peers = os.fspath(parse(Flags, __doc__).peers)
     named = [
         (words, target, accounting.plan(Privacy(target, DELTA), rate, steps, shares).events)
         for words, (rate, steps, shares) in CASES.items()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import checkout  # noqa: F401 - before whatever imports TensorFlow or the package
 
 # isort: split
-import argparse
 import functools
 import json
 from collections.abc import Callable, Iterable
@@ -35,6 +34,7 @@ from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.audit.bounds import Verdict, judge
 from tf_dp2vae.audit.encoder_matching import EncoderMatching
 from tf_dp2vae.audit.transcript import TranscriptAudit
+from tf_dp2vae.commands import parse
 from tf_dp2vae.gradients import BookKeepingEngine, plain_apply
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
@@ -359,10 +359,19 @@ def load(file: Path) -> dict[str, Scores]:
     return stored
 
 
+@dataclass(frozen=True)
+class Flags:
+    """The attack.
+
+    Attributes:
+      only: run the rows whose name contains this; '' runs none, and by default all are run.
+    """
+
+    only: str | None = None
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="run the rows whose name contains this; '' runs none")
-    wanted = parser.parse_args().only
+    wanted = parse(Flags, __doc__).only
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / "attack_scores.npz"
     for row in ROWS:

@@ -20,8 +20,8 @@ from __future__ import annotations
 import checkout  # noqa: F401 - before whatever imports TensorFlow or the package
 
 # isort: split
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,6 +37,7 @@ from tf_dp2vae.audit.image_canaries import ImageCanaries
 from tf_dp2vae.audit.implementation import ALARM, TESTS, ImplementationTests
 from tf_dp2vae.audit.one_run import OneRunVerdict, judge_one_run
 from tf_dp2vae.baselines import NotPrivate
+from tf_dp2vae.commands import parse
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Unprotected
@@ -220,10 +221,19 @@ def alarms_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Flags:
+    """The audits.
+
+    Attributes:
+      only: run this section - implementation, gradient, black-box or stored; '' runs none, and by default all are run.
+    """
+
+    only: str | None = None
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help=f"one of {', '.join(SECTIONS)}; '' runs none")
-    only = parser.parse_args().only
+    only = parse(Flags, __doc__).only
     rows: list[Row] = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else []
     for name, run in SECTIONS.items():
         if only is None or only == name:

@@ -1,7 +1,7 @@
 """What holds a classifier back that learned from samples: the classifier, the decoder, the latent prior, or refinement?
 
-    python benchmarks/ceiling.py                           # MNIST
-    python benchmarks/ceiling.py --data fashion_mnist.npz  # the same for a file
+    python benchmarks/ceiling.py                          # MNIST
+    python benchmarks/ceiling.py --dataset fashion_mnist  # or --data FILE.npz
 
 The default networks are trained on records WITHOUT ANY PRIVACY (`NotPrivate`), and a classifier learns from what stands on
 each rung of a ladder: the records; their reconstructions; samples of the latent prior; samples after the matching; and the
@@ -11,6 +11,9 @@ and accuracy is on them. Rows go to benchmarks/results/ceiling.json, their pictu
 
 from __future__ import annotations
 
+from checkout import ROOT  # before whatever imports TensorFlow or the package
+
+# isort: split
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +23,11 @@ import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
-from checkout import ROOT
 from levers import split
-from simple_parsing import ArgumentParser, DashVariant
 
 from tf_dp2vae import DP2VAE, datasets
 from tf_dp2vae.baselines import NotPrivate
+from tf_dp2vae.commands import parse
 from tf_dp2vae.evaluation.classifiers import cnn
 from tf_dp2vae.evaluation.real import Labelled
 from tf_dp2vae.evaluation.release import Release
@@ -50,7 +52,8 @@ class Flags:
     """The ladder.
 
     Attributes:
-      data: an .npz as for train.py; by default MNIST.
+      dataset: real data, as for train.py.
+      data: an .npz, instead of --dataset.
       latent_dim: dimensions of z.
       width: channels of the networks' outer layers.
       pretrain_epochs: passes over the records.
@@ -58,6 +61,7 @@ class Flags:
       seed: of everything.
     """
 
+    dataset: str = "mnist"
     data: Path | None = None
     latent_dim: int = 24
     width: int = 32
@@ -160,10 +164,8 @@ def draw(rows: list[dict], file: Path) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
-    parser.add_arguments(Flags, dest="flags")
-    flags = parser.parse_args().flags
-    for row in measure(split(flags.data), flags):
+    flags = parse(Flags, __doc__)
+    for row in measure(split(flags.dataset, flags.data), flags):
         rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
         same = ("dataset", "rung", "latent_dim", "width", "pretrain_epochs")
         rows = [other for other in rows if any(other[key] != row[key] for key in same)] + [row]

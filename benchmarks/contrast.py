@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from checkout import ROOT
-from simple_parsing import ArgumentParser, DashVariant
 from simple_parsing.helpers.fields import field as flag
 
 from tf_dp2vae import datasets
+from tf_dp2vae.commands import parse
 from tf_dp2vae.evaluation.fid import fid, kid
 from tf_dp2vae.evaluation.inception import InceptionFeatures, find_weights
 from tf_dp2vae.evaluation.release import read_release
@@ -35,14 +35,14 @@ class Flags:
       images: samples, and real test images, for FID and KID.
       dataset: real data, as for train.py.
       data: an .npz, instead of --dataset.
-      weights: of the Inception features; by default those in shared/data.
+      inception_weights: as for evaluate.py; by default those in shared/data.
     """
 
     run: Path = flag(positional=True)
     images: int = 1_000
     dataset: str = "mnist"
     data: Path | None = None
-    weights: Path | None = None
+    inception_weights: Path | None = None
 
 
 def without_gain(images: np.ndarray, gain: float) -> np.ndarray:
@@ -53,11 +53,9 @@ def without_gain(images: np.ndarray, gain: float) -> np.ndarray:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
-    parser.add_arguments(Flags, dest="flags")
-    flags = parser.parse_args().flags
+    flags = parse(Flags, __doc__)
     release = read_release(flags.run)
-    weights = find_weights(flags.weights)
+    weights = find_weights(flags.inception_weights)
     test = datasets.load(flags.dataset, flags.data).test
     if weights is None or test is None:
         raise SystemExit("contrast.py: Inception weights and a data set with test images are needed.")

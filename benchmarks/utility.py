@@ -27,8 +27,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from checkout import ROOT
-from simple_parsing import ArgumentParser, DashVariant
 from utility_page import AMOUNTS, FIGURES, write_page
+
+from tf_dp2vae.commands import parse
 
 RESULTS = ROOT / "benchmarks" / "results" / "utility.json"
 PUBLISHED = ROOT / "benchmarks" / "results" / "published.json"
@@ -251,9 +252,7 @@ def verify(flags: Flags) -> bool:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, add_option_string_dash_variants=DashVariant.DASH)
-    parser.add_arguments(Flags, dest="flags")
-    flags = parser.parse_args().flags
+    flags = parse(Flags, __doc__)
     if flags.verify:
         sys.exit(0 if verify(flags) else "utility.py: the row was not reproduced within its tolerance.")
     for cell in [] if flags.table else cells(flags):

@@ -34,7 +34,7 @@ standard deviation over seeds; noise is fresh in each run.
 
 def write_page(rows: list[Row], published: list[Row], folder: Path) -> str:
     """Writes utility.md and its figures into the folder, and returns the page."""
-    parts = [_INTRODUCTION, table(rows, published), amounts_table(rows)]
+    parts = [_INTRODUCTION, table(rows, published), amounts_table(rows), sources(published)]
     for figure, words in (("acc_cnn", "CNN accuracy, %"), ("fid", "FID")):
         file = folder / f"utility_{figure.removeprefix('acc_')}.png"
         if against_epsilon(rows, published, figure, words, file):
@@ -65,6 +65,12 @@ def table(rows: list[Row], published: list[Row]) -> str:
                 figures = " | ".join("–" if peer[f] is None else f"{peer[f]:g}" for f in FIGURES[:4])
                 parts.append(f"| {peer['method']}, as published | end to end | {figures} | 60,000 | – | – |")
     return "\n".join(parts)
+
+
+def sources(published: list[Row]) -> str:
+    """Who published what, a method once."""
+    papers = {peer["method"].partition(",")[0].partition(" (")[0]: peer["source"] for peer in published}
+    return "\nPublished methods: " + "; ".join(f"{method}: {paper}" for method, paper in papers.items()) + "."
 
 
 def amounts_table(rows: list[Row]) -> str:

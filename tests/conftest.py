@@ -113,7 +113,7 @@ def smoothed(values):
 
 
 class _RepeatableSystem:
-    """In the place of `os` in `randomness`: bytes that hang on the test's name alone."""
+    """In the place of `os` in `randomness`: bytes that depend on the test's name alone."""
 
     def __init__(self):
         self.begin("")

@@ -68,7 +68,7 @@ class Recorder(Mechanisms):
 
     def gradient_sum(self, engine, loss, batch, variables, l2_norm_clip, noise_multiplier):
         inputs = [self._public_state(), l2_norm_clip, noise_multiplier, self.model.plan.sampling_rate, len(self.calls)]
-        # The loss beside the answer is no answer: it is this run's own, and nothing released may hang on it.
+        # The loss beside the answer is no answer: it is this run's own, and nothing released may depend on it.
         noised, private_loss = super().gradient_sum(engine, loss, batch, variables, l2_norm_clip, noise_multiplier)
         return self._through("gradient sum", inputs, lambda: noised), private_loss
 

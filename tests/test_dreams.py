@@ -58,11 +58,11 @@ def test_frequencies_follow_the_noisy_counts_and_empty_classes_get_the_overall_m
         1.0,
     )
     found = components(answer, np.eye(D), at_most=3)
-    np.testing.assert_allclose(found.frequencies, [0.75, 0.25, 0.0])
+    np.testing.assert_allclose(found.classes.frequencies, [0.75, 0.25, 0.0])
     np.testing.assert_allclose(found.means[0], 4.0, rtol=1e-3)
     np.testing.assert_allclose(found.means[2], answer.sums.sum(0) / N, rtol=1e-2)
     nobody = Moments(np.array([-3.0, -1.0]), np.ones((2, D)), answer.seconds, 1.0, 1.0, 1.0)
-    np.testing.assert_allclose(components(nobody, np.eye(D), 3).frequencies, [0.5, 0.5])
+    np.testing.assert_allclose(components(nobody, np.eye(D), 3).classes.frequencies, [0.5, 0.5])
 
 
 def some_covariances(seed=0, classes=3, d=4):

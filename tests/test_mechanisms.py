@@ -143,7 +143,7 @@ def test_folding_keeps_the_entropy_of_the_key():
         folded = [fold(key, *tags) for key in keys]
         assert all(key.dtype == tf.int64 for key in folded)
         words = np.array(folded)
-        assert len(set(words[:, 0])) == len(set(words[:, 1])) == len(keys), "both words must hang on the key"
+        assert len(set(words[:, 0])) == len(set(words[:, 1])) == len(keys), "both words must depend on the key"
         assert np.abs(words.astype(np.float64)).max() > 2**40
     assert not np.array_equal(fold(keys[0], 0), fold(keys[0], 1))
 

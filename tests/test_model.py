@@ -139,6 +139,7 @@ def batches():
     yield IMAGES[:4], LABELS[:4]
 
 
+WIDE_RECORDS = Records(np.zeros((48, 12, 12, 1), np.uint8), LABELS, CLASSES)
 REFUSED = {
     "sample_weight": ({"sample_weight": np.ones(48)}, "bound"),
     "class_weight": ({"class_weight": {0: 2.0}}, "bound"),
@@ -155,6 +156,8 @@ REFUSED = {
     "labels missing": ({"y": None}, "label"),
     "label outside": ({"y": LABELS + 1}, "0 to 2"),
     "another shape": ({"x": np.zeros((48, 12, 12))}, "12×12×1"),
+    "records of another shape": ({"x": WIDE_RECORDS, "y": None}, "12×12×1.*8×8×1"),
+    "labels beside records": ({"x": some_records(48)}, "leave y out"),
     "another label set": ({"x": some_records(48, classes=5), "y": None}, "5 classes"),
 }
 
@@ -184,6 +187,11 @@ def test_networks_that_do_not_fit_together_are_refused():
         DP2VAE(build_encoder(SHAPE, 2, width=1), build_decoder(SHAPE, 3, width=1))
     with pytest.raises(InvalidInputError, match="must be equal"):
         DP2VAE(build_encoder((8, 12, 1), 2, width=1), build_decoder(SHAPE, 2, width=1))
+
+
+def test_an_engine_that_is_not_known_is_refused_before_anything_is_trained():
+    with pytest.raises(InvalidInputError, match="engine='fast'.*book-keeping, reference"):
+        tiny_model(engine="fast")
 
 
 @pytest.mark.parametrize("name, kind", [("dp-adam", DPAdam), ("dp-sgd", DPSGD)])

@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tf_dp2vae.accounting import BudgetExceededError as BudgetExceededError
     from tf_dp2vae.accounting import Privacy as Privacy
     from tf_dp2vae.augmentation import Shifts as Shifts
+    from tf_dp2vae.checkpoints import Checkpoints as Checkpoints
     from tf_dp2vae.ledger import Ledger as Ledger
     from tf_dp2vae.model import DP2VAE as DP2VAE
     from tf_dp2vae.networks import build_decoder as build_decoder
@@ -25,20 +27,25 @@ if TYPE_CHECKING:
     from tf_dp2vae.priors import NormalPrior as NormalPrior
     from tf_dp2vae.randomness import InsecureSeed as InsecureSeed
     from tf_dp2vae.records import Records as Records
+    from tf_dp2vae.records import checked_records as checked_records
     from tf_dp2vae.refinement import Refinement as Refinement
     from tf_dp2vae.saved import load as load
     from tf_dp2vae.units import bound_per_unit as bound_per_unit
+    from tf_dp2vae.validation import InvalidInputError as InvalidInputError
 
 if not (3, 10) <= sys.version_info[:2] < (3, 12):
     raise ImportError("tf_dp2vae needs Python 3.10 or 3.11, because tensorflow-privacy 0.9.0 supports no newer one.")
 
 _HOME = {
+    "BudgetExceededError": "accounting",
+    "Checkpoints": "checkpoints",
     "DP2VAE": "model",
     "DPAdam": "optimizers",
     "DPSGD": "optimizers",
     "Dreams": "pretraining",
     "GaussianPrior": "priors",
     "InsecureSeed": "randomness",
+    "InvalidInputError": "validation",
     "Ledger": "ledger",
     "NoPretraining": "pretraining",
     "NormalPrior": "priors",
@@ -51,6 +58,7 @@ _HOME = {
     "bound_per_unit": "units",
     "build_decoder": "networks",
     "build_encoder": "networks",
+    "checked_records": "records",
     "load": "saved",
 }
 

@@ -150,7 +150,7 @@ class Privacy(Configuration):
 
 @dataclass(frozen=True)
 class Plan:
-    """Every constant of a run that its guarantee hangs on, fixed before the first record is read.
+    """Every constant of a run that its guarantee depends on, fixed before the first record is read.
 
     Attributes:
       releases: the one-time releases (class statistics, latent moments, feature means), as events with count 1.

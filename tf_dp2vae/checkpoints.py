@@ -1,7 +1,7 @@
 """Checkpoints: where a run stands, so that a killed one goes on as if nothing had happened.
 
 One file holds weights, optimizer states with their averages, the state of public randomness, phase and step, the plan, the
-terms (what the guarantee and the result hang on, `terms`), and the ledger's count and head, under one digest. The file is
+terms (what guarantee and result depend on, `terms`), and the ledger's count and head, under one digest. The file is
 replaced atomically; the one before and the answers that it has settled are removed after that. What came after the last
 checkpoint is made again from the stored answers (`answers`): public randomness is a function of its seed and of the step,
 so the run ends where it would have ended. Private randomness has no state to keep.

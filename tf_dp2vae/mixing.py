@@ -81,7 +81,7 @@ def unchanged(variables: Sequence[keras.Variable]) -> Iterator[list[str]]:
 
 
 def _offence(operation: Any, args: Any, kwargs: Any) -> str:
-    """Empty where one example's output, and nothing else, hangs on one example."""
+    """Empty where one example's output, and nothing else, depends on one example."""
 
     def outputs(arguments: Any) -> list[np.ndarray]:
         with unchanged(_weights(operation)):

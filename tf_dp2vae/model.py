@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -47,7 +47,7 @@ from tf_dp2vae.statement import Statement, statement_of
 from tf_dp2vae.terms import terms_of
 from tf_dp2vae.units import Unit
 from tf_dp2vae.vae import VAE
-from tf_dp2vae.validation import InvalidInputError, check, check_whole
+from tf_dp2vae.validation import InvalidInputError, check, check_choice, check_whole
 
 _VALIDATED_AT_ONCE = 256
 _PAST = "past"
@@ -109,9 +109,11 @@ class DP2VAE(VAE):
           entropy: source of private randomness; by default the operating system. `InsecureSeed` is for research.
 
         Raises:
-          InvalidInputError: networks that mix examples (all offending layers are named), or whose shapes do not fit.
+          InvalidInputError: networks that mix examples (all offending layers are named), or whose shapes do not fit; an
+            engine that is not known; a prior or a refinement that the pre-training leaves no room for.
         """
         super().__init__(encoder, decoder, draws, augmentation, seed, **kwargs)
+        check_choice(get_args(EngineName), engine=engine)
         check_whole(physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
@@ -447,14 +449,20 @@ class DP2VAE(VAE):
     # --- What comes out ---------------------------------------------------------------------------------------------
 
     def privacy_statement(self) -> Statement:
-        """What the training cost and what that means; `str()` of it is in words."""
+        """What the training cost and what that means; `str()` of it is in words.
+
+        Raises:
+          ValueError: the model was never trained.
+        """
         return statement_of(self)
 
     def export_sampler(self, path: str | os.PathLike[str]) -> None:
         """Writes a SavedModel with the decoder, the latent prior, the contrast and the judge, and nothing else.
 
-        Its signature `sample` takes scalars (num, label, seed), or (num, seed) without labels; it loads with plain
-        `tf.saved_model.load` where this package is not installed.
+        `sample` takes scalars (num, label, seed), or (num, seed) without labels, and gives images [num, height, width,
+        channels], float32 in [0, 1]; `sample_labels(num, seed)` gives labels [num], int32, as often as the release says that
+        they occur. It loads with plain `tf.saved_model.load` where this package is not installed. Unlike `train.py` this
+        neither writes a statement nor scans what it wrote.
         """
         judged = () if self.refinement is None else (self.judge, self.refinement.candidates)
         sampler = Sampler(self.decoder, self.latent_prior, self.contrast, self.num_classes, *judged)

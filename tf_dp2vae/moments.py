@@ -33,6 +33,18 @@ class Moments:
     sum_noise: float
     second_noise: float
 
+    def gaussians(self, classes: Classes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What sums and second moments of each class say of its Gaussian.
+
+        Returns:
+          Means [classes, d], drawn towards 0 where a class may be empty; covariances [classes, d, d]; and the standard
+          deviation of the noise on the covariances' entries off the diagonal, [classes].
+        """
+        counts = classes.counts
+        means = classes.trust[:, None] * self.sums / counts[:, None]
+        covariances = self.seconds / counts[:, None, None] - np.einsum("ki,kj->kij", means, means)
+        return means, covariances, self.second_noise / math.sqrt(2) / counts
+
     def classes(self) -> Classes:
         """What the counts say."""
         assert self.counts is not None

@@ -87,6 +87,9 @@ def build_encoder(
 
     Returns:
       Functional model, [image] or [image, label] → [mean, log_variance], each [examples, latent_dim].
+
+    Raises:
+      InvalidInputError: a shape that the networks cannot have, or a size below 1.
     """
     check_image_shape(image_shape)
     check_whole(latent_dim=latent_dim, width=width)
@@ -115,6 +118,9 @@ def build_decoder(
 
     Returns:
       Functional model, [latent] or [latent, label] → logits [examples, height, width, channels].
+
+    Raises:
+      InvalidInputError: as for `build_encoder`.
     """
     check_image_shape(image_shape)
     check_whole(latent_dim=latent_dim, width=width)

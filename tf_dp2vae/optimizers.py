@@ -114,12 +114,19 @@ class DPOptimizerMixin:
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
 class DPAdam(DPOptimizerMixin, make_vectorized_keras_optimizer_class(keras.optimizers.Adam)):
-    """Adam (Kingma and Ba 2015) on DP-SGD's gradients (Abadi et al. 2016)."""
+    """Adam (Kingma and Ba 2015) on DP-SGD's gradients (Abadi et al. 2016).
+
+    Args: those of `keras.optimizers.Adam`, but for `clipnorm`, `clipvalue` and `global_clipnorm`, which are refused because
+    they would act after the noise. `DP2VAE.fit` sets clip norm, noise multiplier and expected batch.
+    """
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
 class DPSGD(DPOptimizerMixin, make_vectorized_keras_optimizer_class(keras.optimizers.SGD)):
-    """SGD, with momentum where asked, on DP-SGD's gradients (Abadi et al. 2016)."""
+    """SGD, with momentum where asked, on DP-SGD's gradients (Abadi et al. 2016).
+
+    Args: those of `keras.optimizers.SGD`, with the exceptions of `DPAdam`.
+    """
 
 
 DP_OPTIMIZERS = {"dp-adam": DPAdam, "dp-sgd": DPSGD}

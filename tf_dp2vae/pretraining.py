@@ -242,7 +242,7 @@ def _endless(dreamer: dreams.DreamGenerator, seed: int) -> tf.data.Dataset:
 class Public(_WithSleep):
     """Encoder and decoder learn from another, public data set, which costs nothing.
 
-    That it is public is its owner's word: to compare images would make what happens hang on records. Only the records
+    That it is public is its owner's word: to compare images would make what happens depend on records. Only the records
     themselves, given twice, are refused.
 
     Attributes:

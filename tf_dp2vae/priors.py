@@ -145,9 +145,7 @@ class GaussianPrior(Prior):
 
 def assign_moments(prior: LatentPrior, moments: Moments) -> None:
     """Sets the prior's Gaussians and frequencies from moments with counts, trusting each as far as its noise allows."""
-    counts, frequencies, trust = moments.classes()
-    means = trust[:, None] * moments.sums / counts[:, None]
-    seconds = moments.seconds / counts[:, None, None] - np.einsum("ki,kj->kij", means, means)
-    noise = moments.second_noise / np.sqrt(2) / counts
-    prior.assign(means, shrunk_covariances(seconds, noise, frequencies))
-    prior.frequencies.assign(frequencies)
+    classes = moments.classes()
+    means, covariances, noise = moments.gaussians(classes)
+    prior.assign(means, shrunk_covariances(covariances, noise, classes.frequencies))
+    prior.frequencies.assign(classes.frequencies)

@@ -36,7 +36,7 @@ class Entropy(Protocol):
         ...
 
     def stream(self) -> Entropy:
-        """Entropy for another thread, whose draws do not hang on when it makes them."""
+        """Entropy for another thread, whose draws do not depend on when it makes them."""
         ...
 
 

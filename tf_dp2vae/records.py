@@ -22,7 +22,7 @@ FULL_SCALE = 255
 
 
 class Records:
-    """Images and, where there are any, their labels.
+    """Images and, where there are any, their labels. `checked_records` makes them of arrays.
 
     Attributes:
       num_records: N, public by declaration; null records count.

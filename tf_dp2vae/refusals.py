@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.records import Records, checked_records
-from tf_dp2vae.validation import check, check_whole
+from tf_dp2vae.validation import check, check_whole, times
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -75,6 +75,12 @@ def check_ready(model: DP2VAE) -> None:
 def as_records(x: Any, y: Any, num_classes: int, image_shape: tuple[int, ...]) -> Records:
     """The records of a model's `fit`, checked against its label set and image shape."""
     if isinstance(x, Records):
+        check(y is None, "x is a Records, which holds its labels: leave y out.")
+        check(
+            x.image_shape == image_shape,
+            f"the records are images of {times(x.image_shape)}, the networks are for {times(image_shape)}: build "
+            "networks for the records.",
+        )
         records = x
     else:
         arrays = isinstance(x, np.ndarray) or hasattr(x, "__array__")

@@ -3,14 +3,15 @@
 | looked for | how |
 |---|---|
 | files, links | an allow-list of names; no symbolic links |
-| encoder weights, optimizer state | the sampler's variables must be the decoder's, the prior's and the
-  contrast's and the judge's, value by value; and any eight consecutive numbers of another variable, anywhere in any file |
+| encoder weights, optimizer state | a list of variables, value by value; eight numbers of any other, in any file |
 | records | a telling run of pixels of each, as bytes or float32 in any file, and in the pixels of pictures |
 | paths, the machine's name | as text in any file |
 | seeds of the noise, private metrics | as numbers in the texts; the keys of privacy.json by an allow-list |
 | what pictures carry besides pixels | an allow-list of PNG chunks |
 
-It guards against mistakes, not against malice: whoever wants to smuggle can encrypt. That what is released *hangs* on
+The list is of the decoder, the latent prior, the contrast and the judge. "Eight numbers" are consecutive ones, as float32.
+
+It guards against mistakes, not against malice: whoever wants to smuggle can encrypt. That what is released *depends* on
 answers alone is shown elsewhere, by replay (tests/test_replay.py).
 """
 

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tf_dp2vae.validation import InvalidInputError, check
+from tf_dp2vae.validation import InvalidInputError, check, first_line
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -46,7 +46,8 @@ def load(path: str | os.PathLike[str]) -> DP2VAE:
     except InvalidInputError:
         raise
     except Exception as error:  # a damaged file raises whatever the zip, JSON, HDF5 and Keras readers raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InvalidInputError(f"model file {file} cannot be read ({reason}): save the model again.") from error
+        raise InvalidInputError(
+            f"model file {file} cannot be read ({first_line(error)}): save the model again."
+        ) from error
     check(isinstance(model, DP2VAE), f"model file {file} holds a {type(model).__name__}: a DP2VAE is needed.")
     return model

@@ -1,4 +1,4 @@
-"""The terms of a run: all that its guarantee and its result hang on, by name, so that a resume under others is refused."""
+"""The terms of a run: all that its guarantee and its result depend on, by name; a resume under others is refused."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ records of one id, *one person*: at most k records of each are kept, and every m
 
 One coin a person makes the analysis exact: with a person's records nulled the sum changes with probability q, and then by
 at most k·C, which is the Poisson-sampled Gaussian itself, with no group-privacy argument. Which records are kept is drawn
-from public randomness over *positions*, so that it hangs neither on contents nor on other persons' records.
+from public randomness over *positions*, so it depends neither on contents nor on other persons' records.
 
 Reference: Levy et al. 2021, "Learning with User-Level Privacy" (bounding contributions); McMahan et al. 2018.
 """

@@ -64,11 +64,17 @@ class VAE(keras.Model):
         self._kl = keras.metrics.Mean(name="kl")
 
     def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None, apply: Apply = plain_apply) -> list[tf.Tensor]:
-        """Mean and log-variance of q(z|x, y), for images in [0, 1] and labels [examples]."""
+        """Mean and log-variance of q(z|x, y), each [examples, latent].
+
+        Args:
+          images: [examples, height, width, channels] in [0, 1].
+          labels: [examples], whole numbers; needed by a conditional encoder.
+          apply: how the network is called; engines look in there.
+        """
         return apply(self.encoder, self._with_label(images, labels, len(self.encoder.inputs)))
 
     def decode(self, latent: tf.Tensor, labels: tf.Tensor | None = None, apply: Apply = plain_apply) -> tf.Tensor:
-        """Logits of p(x|z, y), for latents [examples, latent] and labels [examples]."""
+        """Logits of p(x|z, y), [examples, height, width, channels], for latents [examples, latent] and labels [examples]."""
         return apply(self.decoder, self._with_label(latent, labels, len(self.decoder.inputs)))
 
     def call(self, inputs: Any, training: bool = False) -> tf.Tensor:

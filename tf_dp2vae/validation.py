@@ -65,5 +65,10 @@ def times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, cut to fit into a message; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _sentence(text: str, way_out: str) -> str:
     return f"{text}: {way_out}." if way_out else f"{text}."
