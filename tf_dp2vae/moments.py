@@ -14,6 +14,10 @@ import numpy as np
 from tf_dp2vae.randomness import on_grid, standard_normals
 
 
+_DOUBTFUL = 3
+"""A class of so many deviations of the counts' noise is trusted by half: an empty one is taken for as large once in 700."""
+
+
 @dataclass(frozen=True)
 class Moments:
     """A noised answer of `class_statistics`, `latent_moments` or `feature_sums`, in natural units.
@@ -52,7 +56,7 @@ class Moments:
         return Classes(
             np.maximum(raw, 1.0),
             raw / raw.sum() if raw.sum() > 0 else np.full(len(raw), 1 / len(raw)),
-            raw / (raw + 3 * self.count_noise),
+            raw / (raw + _DOUBTFUL * self.count_noise),
         )
 
 

@@ -223,7 +223,10 @@ _LEAST_SPREAD = 0.01
 _FEATURE_BOUND = 0.6
 """Bound on an image's distance from its class mean, as a fraction of the bound on images: noise falls with its square."""
 STATISTICS_WEIGHTS = (0.25, 1.0, 1.0)
+"""(a, b, c): of a record's count, sum and second moment in its bounded contribution. Counts are in the thousands and bear
+four times the noise."""
 MOMENT_WEIGHTS = (0.0, 0.5, 1.0)
+"""The same: counts are known already, and of the two others covariances are what dreams need more."""
 
 
 def _endless(dreamer: dreams.DreamGenerator, seed: int) -> tf.data.Dataset:
