@@ -13,7 +13,6 @@ import numpy as np
 
 from tf_dp2vae.randomness import on_grid, standard_normals
 
-
 _DOUBTFUL = 3
 """A class of so many deviations of the counts' noise is trusted by half: an empty one is taken for as large once in 700."""
 

@@ -71,8 +71,8 @@ class LatentPrior(keras.Layer):
 
 
 PRIOR_WEIGHTS = (0.25, 0.5, 1.0)
-"""(a, b, c): of a record's count, sum and second moment in its bounded contribution. Covariances need most: their noise is on
-d² numbers."""
+"""(a, b, c): of a record's count, sum and second moment in its bounded contribution. Covariances need most: the noise of
+theirs lies on d² numbers."""
 
 
 @dataclass(frozen=True)
