@@ -95,7 +95,7 @@ def test_shares_of_everything_are_refused():
 BAD_PRIVACY = [
     *({"epsilon": value} for value in (0, -1, math.nan, math.inf, 1001, "1", None)),
     *({"delta": value} for value in (0, 1, -0.1, math.nan, "small")),
-    *({"l2_norm_clip": value} for value in (0, -1, math.inf, math.nan)),
+    *({"l2_norm_clip": value} for value in (0, -1, math.inf, math.nan, 1e-25, 1e25)),
     {"accountant": "moments"},
 ]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras import layers
 from scipy import stats
 
+from tf_dp2vae import mechanisms
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.gradients import BookKeepingEngine
@@ -201,6 +202,25 @@ def latents_of(records, bound, weights, encode, shared=False, entropy=None):
 def features_of(records, features, entropy=None):
     door = Mechanisms(Ledger(), entropy or Silence())
     return door.feature_sums(records, EVENT if entropy else EXACT, features)
+
+
+@pytest.mark.parametrize("held", [5, 4, 1])
+def test_null_records_change_neither_number_nor_shape_of_calls(monkeypatch, held):
+    """TensorFlow counts calls and traces, and the count is in the names of exported functions."""
+    monkeypatch.setattr(mechanisms, "_CHUNK", 2)
+    images, labels = images_and_labels(held, classes=3)
+    shapes = []
+
+    def features(part):
+        shapes.append(part.shape)
+        return part.reshape(len(part), -1)[:, :3] + 1.0
+
+    found = features_of(Records(images, labels, 3, num_null=5 - held), features)
+    assert shapes == [(2, *SHAPE)] * 3
+    rows = images.reshape(held, -1)[:, :3] / 255 + 1.0
+    clipped = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1)
+    for label in range(3):
+        np.testing.assert_allclose(found.sums[label], clipped[labels == label].sum(0), rtol=1e-5)
 
 
 WEIGHTS = st.tuples(st.just(0.0) | st.floats(0.01, 2), st.floats(0.1, 2), st.floats(0.1, 2))

@@ -50,6 +50,16 @@ class RunningMean(layers.Layer):
         return inputs
 
 
+class CentredOnceTrained(layers.Layer):
+    """Takes the batch's mean away as often as its gain says, which is 0 before training."""
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(), initializer="zeros")
+
+    def call(self, inputs):
+        return inputs - self.gain * tf.reduce_mean(inputs, axis=0, keepdims=True)
+
+
 class ByPlace(layers.Layer):
     """Multiplies each example by its number."""
 
@@ -145,6 +155,14 @@ def test_model_refuses_and_lists_all_offenders_of_both_networks():
         DP2VAE(encoder, decoder)
     for name in ("norm_of_encoder (BatchNormalization", "centred (Centred", "norm_of_decoder (BatchNormalization"):
         assert name in str(refusal.value)
+
+
+def test_layer_that_mixes_only_once_it_is_trained_is_refused():
+    zero = network(layers.Dense(3), CentredOnceTrained(name="culprit"))
+    assert mixing_layers(zero) == []
+    with pytest.raises(InvalidInputError, match="culprit .CentredOnceTrained mixes examples"):
+        refuse_mixing([network(layers.Dense(3)), zero])
+    assert float(zero.get_layer("culprit").gain) == 0
 
 
 def test_probing_leaves_weights_and_statistics_as_they_were():

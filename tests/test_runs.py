@@ -170,6 +170,21 @@ def test_refused_run_leaves_other_runs_alone(tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["earlier"]
 
 
+def test_run_that_finds_the_ledger_taken_leaves_it_to_who_took_it(tmp_path, folder, monkeypatch):
+    shared, other = tmp_path / "ledger", []
+
+    def meanwhile(*arguments):
+        other.append(Ledger(shared, 60, shared=True))
+
+    monkeypatch.setattr(runs, "write_atomically", meanwhile)
+    with pytest.raises(InvalidInputError, match="in use"), folder.opened(60, shared, {}):
+        pass
+    assert shared.exists()
+    other[0].charge(Event("a", 2.0))
+    other[0].close()
+    assert Ledger(shared, 60, shared=True).charges
+
+
 def test_shared_ledger_is_lent_and_closed(tmp_path, folder):
     shared = tmp_path / "ledger"
     with folder.opened(40, shared) as ledger:

@@ -26,6 +26,8 @@ ACCOUNTANTS = ("rdp", "pld")
 ADJACENCY = "add-or-remove of one record (a record replaced by a null record, N equal)"
 GAUSSIAN = "gaussian"
 SUBSAMPLED = "poisson_sampled_gaussian"
+_LEAST_CLIP = 1e-6
+"""Squares of float32 gradients far below it count as 0, and those far above its inverse as infinite."""
 
 RDP_ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [64, 80, 96, 128, 192, 256, 384, 512, 1024]
 """Where Rényi divergences are taken. At ε ≤ 0.2 the best order lies above 64, at ε ≥ 10 between 1.1 and 3."""
@@ -143,8 +145,9 @@ class Privacy(Configuration):
         )
         check_choice(ACCOUNTANTS, accountant=self.accountant)
         check(
-            isinstance(self.l2_norm_clip, (int, float)) and math.isfinite(self.l2_norm_clip) and self.l2_norm_clip > 0,
-            f"l2_norm_clip={self.l2_norm_clip!r} must be a finite number above 0: without a clip there is no bound.",
+            isinstance(self.l2_norm_clip, (int, float)) and _LEAST_CLIP <= self.l2_norm_clip <= 1 / _LEAST_CLIP,
+            f"l2_norm_clip={self.l2_norm_clip!r} must lie in [{_LEAST_CLIP:g}, {1 / _LEAST_CLIP:g}]: beyond, float32 norms "
+            "are no bound, and without a clip there is none.",
         )
 
 

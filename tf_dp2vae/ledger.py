@@ -90,10 +90,14 @@ class Ledger:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._file.seek(0)
             content = self._file.read()
+            gone = not self.path.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except BlockingIOError as error:
             raise InvalidInputError(f"ledger {self.path} is in use by another run: wait for it to end.") from error
         except OSError as error:
             raise InvalidInputError(f"ledger {self.path} cannot be opened: {error.strerror}.") from error
+        if gone:  # between opening and locking, by a run that left nothing in it
+            self.close()
+            raise InvalidInputError(f"ledger {self.path} was removed while it was opened: start again.")
         try:
             self._read(content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -150,7 +150,7 @@ class Mechanisms:
         def contribution(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             flat = clip_rows(images.reshape(len(images), -1), bound)
             projected = flat @ basis
-            return flat, projected, np.zeros(len(basis[0]))
+            return flat, projected, np.zeros_like(projected)
 
         return self._noised_moments(records, event, contribution, bound, weights, shared_second=True)
 
@@ -211,11 +211,16 @@ class Mechanisms:
         self.charge(event)
         classes = max(records.num_classes, 1)
         counts = sums = seconds = None
+        size = min(_CHUNK, records.num_records)
         with records.opened() as (all_images, all_labels):
-            for start in range(0, len(all_images), _CHUNK):
-                labels = all_labels[start : start + _CHUNK]
-                images = all_images[start : start + _CHUNK].astype(np.float32) / FULL_SCALE
-                first, factor, diagonal = contribution(images, labels)
+            # As many calls, of equal shapes, as N asks for, and not as the records that are held: TensorFlow counts what it
+            # runs and traces, and an exported function has that count in its name.
+            for start in range(0, records.num_records, size):
+                labels = all_labels[start : start + size]
+                images = np.zeros((size, *records.image_shape), np.float32)
+                images[: len(labels)] = all_images[start : start + size].astype(np.float32) / FULL_SCALE
+                padded = np.concatenate([labels, np.zeros(size - len(labels), labels.dtype)])
+                first, factor, diagonal = (part[: len(labels)] for part in contribution(images, padded))
                 chunk = clipped_sums(first, factor, diagonal, labels, classes, bound, shared_second)
                 if counts is None:
                     counts, sums, seconds = chunk

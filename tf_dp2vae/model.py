@@ -393,6 +393,8 @@ class DP2VAE(VAE):
     def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation_data):
         assert self.plan is not None
         self._freeze()
+        # On some GPUs TensorFlow would multiply float32 matrices with 10 bits: clipped sums could exceed their bound.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         num_weights = sum(math.prod(variable.shape) for variable in self.trainable_variables)
         size = self.physical_batch_size or chunk_size(
             self.private_networks, records.num_records, self.plan.sampling_rate, self.draws

@@ -122,7 +122,8 @@ class RunFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
                 if new_root and not list(self.path.parent.iterdir()):
                     self.path.parent.rmdir()
-                if new_ledger and shared is not None:
+                # Held by this run alone, or else it is another one's that began at the same moment.
+                if new_ledger and shared is not None and ledger is not None and not ledger.charges:
                     shared.unlink(missing_ok=True)
             raise
         finally:

@@ -165,13 +165,13 @@ class Statement:
             ]
         if self.trials is not None:
             return [
-                f"**Everything in this folder is ({self.epsilon_of_trials:.4f}, {delta:g})-differentially private** with "
-                f"respect to {self._whom()}, end to end, as one of {self.trials} trials, however it was chosen among what "
-                f"they released. For a run that nobody chose, ε is {self.epsilon():.4f} (calibrated by {name}; {both})."
+                f"**Everything that SHA256SUMS lists is ({self.epsilon_of_trials:.4f}, {delta:g})-differentially private** "
+                f"with respect to {self._whom()}, end to end, as one of {self.trials} trials, however it was chosen among "
+                f"what they released. For a run that nobody chose, ε is {self.epsilon():.4f} (calibrated by {name}; {both})."
             ]
         return [
-            f"**Everything in this folder is ({self.epsilon():.4f}, {delta:g})-differentially private** with respect to "
-            f"{self._whom()}, end to end (calibrated by {name}; {both})."
+            f"**Everything that SHA256SUMS lists is ({self.epsilon():.4f}, {delta:g})-differentially private** with respect "
+            f"to {self._whom()}, end to end (calibrated by {name}; {both})."
         ]
 
     def _canaries(self) -> list[str]:
