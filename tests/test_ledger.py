@@ -85,6 +85,15 @@ def test_second_holder_and_other_data_set_are_refused(path):
     Ledger(path, 50)
 
 
+def test_ledger_that_is_removed_between_opening_and_locking_is_refused(path, monkeypatch):
+    def lock_too_late(file, operation):
+        path.unlink()
+
+    monkeypatch.setattr("tf_dp2vae.ledger.fcntl.flock", lock_too_late)
+    with pytest.raises(InvalidInputError, match="was removed while it was opened"):
+        Ledger(path, 50)
+
+
 @pytest.mark.parametrize("place", ["folder", "missing/ledger"])
 def test_impossible_places_are_refused(tmp_path, place):
     (tmp_path / "folder").mkdir()

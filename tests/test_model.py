@@ -189,6 +189,12 @@ def test_networks_that_do_not_fit_together_are_refused():
         DP2VAE(build_encoder((8, 12, 1), 2, width=1), build_decoder(SHAPE, 2, width=1))
 
 
+def test_private_training_multiplies_matrices_in_float32():
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    fit(tiny_model())
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
 def test_an_engine_that_is_not_known_is_refused_before_anything_is_trained():
     with pytest.raises(InvalidInputError, match="engine='fast'.*book-keeping, reference"):
         tiny_model(engine="fast")

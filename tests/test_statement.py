@@ -28,7 +28,7 @@ def test_trials_compose_as_often_as_they_were_run():
     assert "private metrics" in search["means"]
     words = str(replace(ONE, trials=7))
     assert f"7 trials, ε = {search['epsilon']:.4f}" in words and "private metrics" in words
-    assert f"**Everything that SHA256SUMS lists is ({search['epsilon']:.4f}," in words
+    assert f"**The sampler, and all that SHA256SUMS lists beside it, is ({search['epsilon']:.4f}," in words
 
 
 def test_one_trial_costs_what_the_run_costs():

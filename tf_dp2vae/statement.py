@@ -165,13 +165,14 @@ class Statement:
             ]
         if self.trials is not None:
             return [
-                f"**Everything that SHA256SUMS lists is ({self.epsilon_of_trials:.4f}, {delta:g})-differentially private** "
-                f"with respect to {self._whom()}, end to end, as one of {self.trials} trials, however it was chosen among "
-                f"what they released. For a run that nobody chose, ε is {self.epsilon():.4f} (calibrated by {name}; {both})."
+                f"**The sampler, and all that SHA256SUMS lists beside it, is ({self.epsilon_of_trials:.4f}, {delta:g})-"
+                f"differentially private** with respect to {self._whom()}, end to end, as one of {self.trials} trials, "
+                f"however it was chosen among what they released. For a run that nobody chose, ε is {self.epsilon():.4f} "
+                f"(calibrated by {name}; {both})."
             ]
         return [
-            f"**Everything that SHA256SUMS lists is ({self.epsilon():.4f}, {delta:g})-differentially private** with respect "
-            f"to {self._whom()}, end to end (calibrated by {name}; {both})."
+            f"**The sampler, and all that SHA256SUMS lists beside it, is ({self.epsilon():.4f}, {delta:g})-differentially "
+            f"private** with respect to {self._whom()}, end to end (calibrated by {name}; {both})."
         ]
 
     def _canaries(self) -> list[str]:

@@ -12,6 +12,9 @@ Both are measured on records that the attacker knows nothing about. Chance is an
 rarely alike to the last (MNIST's have different writers), and no release is needed to tell them apart by that. A control
 shows how far that goes: the likelihood ratio without the release, on difficulty alone. Only what exceeds it is leaked.
 
+Densities and rates are by scikit-learn and SciPy: of tensorflow-privacy's own attacks the wheel 0.9.0 holds only lines that
+import them from `privacy.privacy_tests`, which it leaves out.
+
 References: Chen, Yu, Zhang, Fritz 2020 (GAN-Leaks); Hilprecht, Härterich, Bernau 2019 (Monte-Carlo attacks); Watson, Guo,
 Cormode, Sablayrolles 2022 (difficulty); Carlini et al. 2022 (report the true positives at small false-positive rates).
 """
