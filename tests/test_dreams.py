@@ -1,5 +1,7 @@
 """The generator that noisy statistics define: what is kept, what is shrunk, and whether samples follow the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import Silence, some_records
@@ -107,6 +109,21 @@ def test_samples_have_the_moments_of_the_model():
     extreme = loud.sample(np.zeros(50, np.int64), random)
     assert extreme.shape == (50, 4, 4, 1) and extreme.dtype == np.float32
     assert extreme.min() == 0 and extreme.max() == 1
+
+
+def test_gaussians_are_what_counts_sums_and_second_moments_say():
+    random = np.random.default_rng(4)
+    rows, labels = random.normal(2, 1, (300, 3)), np.arange(300) % 3 // 2  # 200 and 100
+    own = [rows[labels == label] for label in (0, 1)]
+    sums, seconds = np.stack([part.sum(0) for part in own]), np.stack([part.T @ part for part in own])
+    exact = Moments(np.array([200.0, 100.0]), sums, seconds, 0.0, 0.0, 6.0)
+    means, covariances, noise = exact.gaussians(exact.classes())
+    np.testing.assert_allclose(means, [part.mean(0) for part in own])
+    np.testing.assert_allclose(covariances, [np.cov(part.T, bias=True) for part in own])
+    # The noise on a diagonal entry is `second_noise`, on the others √2 less.
+    np.testing.assert_allclose(noise, 6 / np.sqrt(2) / np.array([200, 100]))
+    doubtful = replace(exact, count_noise=100 / 3)
+    np.testing.assert_allclose(doubtful.gaussians(doubtful.classes())[0][1], own[1].mean(0) / 2)
 
 
 def test_without_noise_dreams_have_the_means_and_covariances_of_the_records():

@@ -75,6 +75,7 @@ def test_run_with_canaries_says_so_and_counts_their_places_in_n(run):
         lambda s: s.update(epsilon=s["epsilon"] * 0.9),
         lambda s: s["events"][0].update(noise_multiplier=2 * s["events"][0]["noise_multiplier"]),
         lambda s: s["events"].pop(),
+        lambda s: s.update(trials=2),
     ],
 )
 def test_statement_that_was_made_prettier_is_found_out(run, monkeypatch, capsys, change):
@@ -90,6 +91,7 @@ def test_statement_that_was_made_prettier_is_found_out(run, monkeypatch, capsys,
         (lambda run: shutil.rmtree(run / "release"), "is no run"),
         (lambda run: (run / "release" / "privacy.json").write_text("{"), "damaged"),
         (lambda run: edit(run / "release" / "privacy.json", lambda s: s["events"][0].pop("count")), "damaged"),
+        (lambda run: edit(run / "release" / "privacy.json", lambda s: s.update(trials="many")), "trials='many'"),
         (lambda run: (run / "private" / FILE).write_bytes(b"PK\x03\x04 no archive"), "damaged"),
         (lambda run: ImageCanaries.draw(some_records(), 7, 0).write(run / "private"), "of another run"),
         (lambda run: (run / "private" / "config.json").write_text("[1"), "damaged"),

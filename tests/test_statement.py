@@ -22,23 +22,24 @@ def test_trials_compose_as_often_as_they_were_run():
             one = dp_accounting.PoissonSampledDpEvent(event["sampling_rate"], one)
         judge.compose(dp_accounting.SelfComposedDpEvent(one, event["count"]))
     search = entry["hyper_parameter_search"]
-    assert search["covered"] and search["trials"] == 7
-    assert search["epsilon"] == pytest.approx(judge.get_epsilon(1e-5), rel=5e-3)
-    assert search["epsilon"] > entry["epsilon"] == pytest.approx(epsilon(EVENTS, 1e-5))
+    assert search["covered"] and entry["trials"] == 7
+    assert entry["epsilon"] == entry["epsilon_rdp"] == pytest.approx(judge.get_epsilon(1e-5), rel=5e-3)
+    assert entry["epsilon_pld"] > ONE.epsilon("pld")
+    assert entry["epsilon"] > search["epsilon_of_one_run"] == pytest.approx(epsilon(EVENTS, 1e-5))
     assert "private metrics" in search["means"]
     words = str(replace(ONE, trials=7))
-    assert f"7 trials, ε = {search['epsilon']:.4f}" in words and "private metrics" in words
-    assert f"**The sampler, and all that SHA256SUMS lists beside it, is ({search['epsilon']:.4f}," in words
+    assert f"7 trials, ε = {entry['epsilon']:.4f}" in words and "private metrics" in words
+    assert f"**The sampler, and all that SHA256SUMS lists beside it, is ({entry['epsilon']:.4f}," in words
 
 
 def test_one_trial_costs_what_the_run_costs():
     entry = replace(ONE, trials=1).to_json()
-    assert entry["hyper_parameter_search"]["epsilon"] == entry["epsilon"]
+    assert entry["hyper_parameter_search"]["epsilon_of_one_run"] == entry["epsilon"] == ONE.to_json()["epsilon"]
 
 
 def test_without_trials_search_is_said_not_to_be_covered():
     search = ONE.to_json()["hyper_parameter_search"]
-    assert search["covered"] is False and "Not covered" in search["means"] and "epsilon" not in search
+    assert search["covered"] is False and "Not covered" in search["means"] and "epsilon_of_one_run" not in search
     shared = replace(ONE, shared_ledger=True).to_json()["hyper_parameter_search"]
     assert shared["covered"] is False and "shared ledger" in shared["means"]
     assert "choosing hyper-parameters" in str(ONE)
@@ -48,5 +49,6 @@ def test_without_trials_search_is_said_not_to_be_covered():
 def test_no_number_of_trials_brings_a_lost_guarantee_back(lost):
     statement = replace(ONE, trials=5, **{lost: False})
     entry = statement.to_json()
-    assert entry["epsilon"] is None and "epsilon" not in entry["hyper_parameter_search"]
+    assert entry["epsilon"] is None and entry["trials"] == 1
+    assert "epsilon_of_one_run" not in entry["hyper_parameter_search"]
     assert "5 trials" not in str(statement)

@@ -60,6 +60,7 @@ JSON_KEYS = {
         "hyper_parameter_search",
         "covered",
         "trials",
+        "epsilon_of_one_run",
         "means",
         "public_seed",
         "audit_canaries",

@@ -25,7 +25,7 @@ NOT_PRIVATE = "NOT PRIVATE: made from the records without clip and without noise
 NO_SEARCH = "Not covered: how many other runs were looked at before these hyper-parameters were chosen."
 SEARCH_LEDGER = "Every run on the shared ledger is composed in epsilon; choosing by private metrics is not covered."
 SEARCH = (
-    "Releasing all trials, each like this one, would cost this epsilon; so does choosing one by looking at what they "
+    "Releasing all trials, each like this one, would cost the stated epsilon; so does choosing one by looking at what they "
     "released. Choosing by private metrics, such as losses on records, is not covered by any number of trials."
 )
 _SECURE = "keyed from the operating system, not stored"
@@ -73,9 +73,15 @@ class Statement:
         """Whether ε speaks about the records of this run at all."""
         return self.private and self.end_to_end and self.secure_noise
 
-    def epsilon(self, accountant: accounting.AccountantName | None = None) -> float:
-        """ε of the events by an accountant; by default the one that calibrated."""
-        return accounting.epsilon(self.events, self.privacy.delta, accountant or self.privacy.accountant)
+    @property
+    def composed(self) -> int:
+        """How many times the events are composed: as often as there were trials, where a guarantee holds."""
+        return self.trials or 1 if self.holds else 1
+
+    def epsilon(self, accountant: accounting.AccountantName | None = None, runs: int | None = None) -> float:
+        """ε of the events, composed for so many runs, by an accountant; by default of all trials, by the calibrating one."""
+        composed = tuple(replace(event, count=event.count * (runs or self.composed)) for event in self.events)
+        return accounting.epsilon(composed, self.privacy.delta, accountant or self.privacy.accountant)
 
     def to_json(self) -> dict[str, Any]:
         """What `privacy.json` holds: enough to recompute ε with dp-accounting alone. No times and no paths."""
@@ -91,6 +97,7 @@ class Statement:
             "audit_canaries": self.audit_canaries,
             "l2_norm_clip": self.privacy.l2_norm_clip,
             "events": [{**event.to_json(), "budget_share": share} for event, share in zip(self.events, self._shares())],
+            "trials": self.composed,
             "pretraining": self.pretraining,
             "shared_ledger": self.shared_ledger,
             "noise": self._noise(),
@@ -111,13 +118,7 @@ class Statement:
         """What choosing hyper-parameters cost, as far as it is known."""
         if self.trials is None or not self.holds:
             return {"covered": False, "means": SEARCH_LEDGER if self.shared_ledger else NO_SEARCH}
-        return {"covered": True, "trials": self.trials, "epsilon": self.epsilon_of_trials, "means": SEARCH}
-
-    @property
-    def epsilon_of_trials(self) -> float:
-        """ε of as many runs like this one, all of them released: its events, composed that many times."""
-        events = tuple(replace(event, count=event.count * (self.trials or 1)) for event in self.events)
-        return accounting.epsilon(events, self.privacy.delta, self.privacy.accountant)
+        return {"covered": True, "epsilon_of_one_run": self.epsilon(runs=1), "means": SEARCH}
 
     def _noise(self) -> str:
         if not self.private:
@@ -165,10 +166,10 @@ class Statement:
             ]
         if self.trials is not None:
             return [
-                f"**The sampler, and all that SHA256SUMS lists beside it, is ({self.epsilon_of_trials:.4f}, {delta:g})-"
+                f"**The sampler, and all that SHA256SUMS lists beside it, is ({self.epsilon():.4f}, {delta:g})-"
                 f"differentially private** with respect to {self._whom()}, end to end, as one of {self.trials} trials, "
-                f"however it was chosen among what they released. For a run that nobody chose, ε is {self.epsilon():.4f} "
-                f"(calibrated by {name}; {both})."
+                f"however it was chosen among what they released (calibrated by {name}; {both}). For a run that nobody "
+                f"chose, ε is {self.epsilon(runs=1):.4f}."
             ]
         return [
             f"**The sampler, and all that SHA256SUMS lists beside it, is ({self.epsilon():.4f}, {delta:g})-differentially "
@@ -187,7 +188,7 @@ class Statement:
     def _meaning(self) -> list[str]:
         if not self.holds:
             return ["Do not publish this as a private release."]
-        epsilon = self.epsilon() if self.trials is None else self.epsilon_of_trials
+        epsilon = self.epsilon()
         one = "record" if self.unit.column is None else "person"
         ratio = f"{math.exp(epsilon):.2f}" if epsilon < 20 else "an astronomically large number"
         return [
@@ -209,7 +210,7 @@ class Statement:
             return []
         return [
             "",
-            f"Hyper-parameter search: {self.trials} trials, ε = {self.epsilon_of_trials:.4f} at δ = {self.privacy.delta:g}. "
+            f"Hyper-parameter search: {self.trials} trials, ε = {self.epsilon():.4f} at δ = {self.privacy.delta:g}. "
             + SEARCH,
         ]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tf_dp2vae.evaluation.real import Labelled, RealImages
 from tf_dp2vae.evaluation.report import Part, missing
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.statement import INSECURE
-from tf_dp2vae.validation import InvalidInputError, check
+from tf_dp2vae.validation import InvalidInputError, check, check_whole
 
 _TOLERANCE = 1e-6
 """Relative. The same accountant at the same events gives the same ε; another version of it may round otherwise."""
@@ -57,11 +57,13 @@ def accounting_agrees(statement: dict[str, Any], private: Path) -> Finding:
     Raises:
       InvalidInputError: the statement's events cannot be read, or the ledger is damaged or in use.
     """
-    events = _events(statement)
+    events, trials = _events(statement), statement.get("trials", 1)
+    check_whole(way_out="privacy.json is damaged, train again", trials=trials)
+    composed = tuple(replace(event, count=event.count * trials) for event in events)
     rows, values, wrong = [], dict[str, Any](), []
     stated = statement if statement["end_to_end"] else statement.get("given_encoder") or {}
     for name in accounting.ACCOUNTANTS:
-        anew = accounting.epsilon(events, statement["delta"], name)  # type: ignore[arg-type]
+        anew = accounting.epsilon(composed, statement["delta"], name)  # type: ignore[arg-type]
         told = stated.get(f"epsilon_{name}")
         agrees = told is None or math.isclose(anew, told, rel_tol=_TOLERANCE)
         wrong += [] if agrees else [f"ε by {name.upper()}"]
