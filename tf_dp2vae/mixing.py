@@ -42,7 +42,9 @@ def refuse_mixing(networks: Sequence[keras.Model]) -> None:
         for network in networks:
             with unchanged(network.trainable_variables):
                 _move(network.trainable_variables)
-                offenders += mixing_layers(network)
+                offence = _offence(_with_all_between(network), _inputs(network), {})
+                if offence:
+                    offenders += mixing_layers(network) or [f"{network.name} ({type(network).__name__} {offence})"]
     check(
         not offenders,
         f"clipping bounds nothing where layers mix examples, treat them by their place or keep what they see: "
@@ -65,15 +67,30 @@ def mixing_layers(network: keras.Model) -> list[str]:
 
         return call
 
-    random = np.random.default_rng(0)
-    inputs = [tf.constant(random.random((_EXAMPLES, *tensor.shape[1:])), tf.float32) for tensor in network.inputs]
-    functional = network._functional if isinstance(network, keras.Sequential) else network
-    functional._run_through_graph(inputs, operation_fn=probed)
+    _functional(network)._run_through_graph(tree.flatten(_inputs(network)), operation_fn=probed)
     if not offenders:
         with unchanged(network.variables):
-            offence = _offence(network, (inputs if len(inputs) > 1 else inputs[0],), {})
+            offence = _offence(network, _inputs(network), {})
         offenders += [f"{network.name} ({type(network).__name__} {offence})"] if offence else []
     return offenders
+
+
+def _functional(network: keras.Model) -> keras.Model:
+    return network._functional if isinstance(network, keras.Sequential) else network
+
+
+def _inputs(network: keras.Model) -> tuple[Any]:
+    """Random examples, as the one argument of a call."""
+    random = np.random.default_rng(0)
+    inputs = [tf.constant(random.random((_EXAMPLES, *tensor.shape[1:])), tf.float32) for tensor in network.inputs]
+    return (inputs if len(inputs) > 1 else inputs[0],)
+
+
+def _with_all_between(network: keras.Model) -> keras.Model:
+    """The network with every tensor on the way among its outputs, so that nothing can hide what happens there."""
+    functional = _functional(network)
+    nodes = [node for depth in functional._nodes_by_depth.values() for node in depth]
+    return keras.Model(functional.inputs, [tensor for node in nodes for tensor in node.output_tensors])
 
 
 def _move(variables: Sequence[keras.Variable]) -> None:
