@@ -157,8 +157,9 @@ def test_model_refuses_and_lists_all_offenders_of_both_networks():
         assert name in str(refusal.value)
 
 
-def test_layer_that_mixes_only_once_it_is_trained_is_refused():
-    zero = network(layers.Dense(3), CentredOnceTrained(name="culprit"))
+@pytest.mark.parametrize("after", [[], [layers.Rescaling(0.0)]], ids=["seen", "hidden by what follows"])
+def test_layer_that_mixes_only_once_it_is_trained_is_refused(after):
+    zero = network(layers.Dense(3), CentredOnceTrained(name="culprit"), *after)
     assert mixing_layers(zero) == []
     with pytest.raises(InvalidInputError, match="culprit .CentredOnceTrained mixes examples"):
         refuse_mixing([network(layers.Dense(3)), zero])
