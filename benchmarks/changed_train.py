@@ -1,0 +1,146 @@
+"""train.py with one change that no flag of it makes, for `levers.py`.
+
+    python benchmarks/changed_train.py residual --epsilon 1
+
+Each change replaces one thing that `train.py` is made of: the decoder, the DP optimizer, the likelihood or what happens at
+the end of pre-training. The guarantee holds with all of them: none touches what is asked of the records, or how often.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import checkout  # noqa: F401 - before whatever imports TensorFlow
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+import train
+from tf_dp2vae import networks, objectives, pretraining, setup
+from tf_dp2vae.optimizers import DPAdam
+
+_STEPS = 150
+
+
+def cosine() -> None:
+    """The learning rate falls from twice the default to 0 along a half cosine."""
+
+    def optimizer(learning_rate: float, **kwargs: Any) -> DPAdam:
+        return DPAdam(learning_rate=keras.optimizers.schedules.CosineDecay(2 * learning_rate, _STEPS), **kwargs)
+
+    train.DPAdam = optimizer  # type: ignore[assignment]
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae_benchmarks")
+class UnbiasedDPAdam(DPAdam):
+    """DP-AdamBC: the second moment less the variance that the noise adds to it (Tang, Shpilevskiy, Lécuyer 2023)."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        index = self._get_variable_index(variable)
+        first, second = self._momentums[index], self._velocities[index]
+        self.assign_add(first, (gradient - first) * (1 - self.beta_1))
+        self.assign_add(second, (ops.square(gradient) - second) * (1 - self.beta_2))
+        unbiased = second / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), step))
+        noise = (self.noise_multiplier * self.l2_norm_clip / self.expected_batch_size) ** 2
+        # Below a tenth of the noise's variance the difference of two estimates says nothing.
+        scale = ops.sqrt(ops.maximum(unbiased - noise, 0.1 * noise))
+        mean = first / (1 - ops.power(ops.cast(self.beta_1, variable.dtype), step))
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * mean / scale)
+
+
+def adam_bc() -> None:
+    """DP-AdamBC in the place of Adam."""
+
+    def optimizer(learning_rate: float, **kwargs: Any) -> DPAdam:
+        return UnbiasedDPAdam(learning_rate=learning_rate / 2, **kwargs)
+
+    train.DPAdam = optimizer  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Body:
+    """What stands at a quarter of the resolution in the decoder, between its first dense layer and the upsampling.
+
+    Attributes:
+      convolutions: 3×3 ones, each followed by the activation.
+      normalised: group normalisation before each activation.
+      residual: what came in is added to what comes out.
+    """
+
+    convolutions: int
+    normalised: bool = False
+    residual: bool = False
+
+    def __call__(self, hidden: Any, width: int) -> Any:
+        entered = hidden
+        for _ in range(self.convolutions):
+            hidden = layers.Conv2D(width, 3, padding="same")(hidden)
+            if self.normalised:
+                hidden = layers.GroupNormalization(groups=4)(hidden)
+            hidden = layers.Activation("elu")(hidden)
+        return layers.Add()([entered, hidden]) if self.residual else hidden
+
+
+def decoder_with(body: Body) -> Callable[[], None]:
+    """Puts more layers into the default decoder."""
+
+    def build(shape: Any, latent_dim: int, num_classes: int = 0, width: int = 32, seed: int = 0) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        standard = networks.build_decoder(shape, latent_dim, num_classes, width, seed)
+        upsampling = next(layer.name for layer in standard.layers if isinstance(layer, layers.Conv2D))
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            """The clone's layer on its inputs; before the first upsampling, the body."""
+            return layer(body(args[0], width)) if layer.name == upsampling else layer(*args, **kwargs)
+
+        return keras.models.clone_model(standard, call_function=call)
+
+    def change() -> None:
+        setup.build_decoder = build
+
+    return change
+
+
+def gaussian_likelihood() -> None:
+    """A Gaussian in the place of the Bernoulli, its variance the best for each image (σ-VAE, Rybkin et al. 2021)."""
+
+    def negative_elbo(images: Any, logits: Any, mean: Any, log_variance: Any) -> objectives.Elbo:
+        kl = bernoulli(images, logits, mean, log_variance).kl
+        examples, pixels = images.shape[0] or tf.shape(images)[0], images[0].shape.num_elements()
+        shown = tf.reshape(tf.sigmoid(logits), [examples, -1, *images.shape[1:]])
+        error = tf.reduce_mean(tf.square(shown - images[:, None]), axis=(2, 3, 4))
+        return objectives.Elbo(tf.reduce_mean(0.5 * pixels * tf.math.log(error + 1e-4), axis=1), kl)
+
+    bernoulli = objectives.negative_elbo
+    objectives.negative_elbo = negative_elbo
+
+
+def frozen_first_layer() -> None:
+    """The decoder's first dense layer, most of its weights, is trained on dreams only."""
+    pretrain = pretraining.Dreams.run
+
+    def run(self: Any, model: Any, records: Any) -> None:
+        pretrain(self, model, records)
+        next(layer for layer in model.decoder.layers if isinstance(layer, layers.Dense)).trainable = False
+
+    pretraining.Dreams.run = run  # type: ignore[method-assign]
+
+
+CHANGES: dict[str, Callable[[], None]] = {
+    "cosine": cosine,
+    "adam-bc": adam_bc,
+    "deeper": decoder_with(Body(1)),
+    "residual": decoder_with(Body(2, residual=True)),
+    "residual-group-norm": decoder_with(Body(2, normalised=True, residual=True)),
+    "gaussian": gaussian_likelihood,
+    "frozen-first-layer": frozen_first_layer,
+}
+
+
+if __name__ == "__main__":
+    CHANGES[sys.argv.pop(1)]()
+    train.main()
