@@ -21,6 +21,7 @@ from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records
 from tf_dp2vae.validation import InvalidInputError
+from tf_dp2vae.wake_sleep import Sleep
 
 IMAGES, LABELS = images_and_labels(48)
 
@@ -246,6 +247,27 @@ def test_sleep_trains_the_encoder_between_rounds_only():
     fit(model, epochs=2, callbacks=[watch])
     assert not equal_weights(rounds[0], rounds[1]) and equal_weights(rounds[1], rounds[2])
     assert [event.mechanism for event in model.ledger.events][-1] == "clipped gradient sum"
+
+
+def test_sleep_dreams_with_averages_of_what_is_trained_and_with_what_is_fixed(monkeypatch):
+    model, dreamt = tiny_model(pretraining=Dreams(steps=2, sleep_steps=2)), []
+    fixed = next(layer for layer in model.decoder.layers if layer.weights)
+    fixed.trainable = False
+    before, sleep = fixed.get_weights(), Sleep._sleep
+
+    def look(self, *arguments):
+        tf.py_function(lambda: dreamt.append(self._dreaming.get_weights()), [], [])
+        averages = model.optimizer._model_variables_moving_average
+        tf.py_function(lambda: dreamt.append([average.numpy() for average in averages]), [], [])
+        return sleep(self, *arguments)
+
+    monkeypatch.setattr(Sleep, "_sleep", look)
+    model.compile(DPAdam(use_ema=True, ema_momentum=0.9))
+    fit(model, epochs=2)
+    weights, averages = dreamt
+    assert equal_weights(weights[: len(before)], before) and equal_weights(fixed.get_weights(), before)
+    assert equal_weights(weights[len(before) :], averages)
+    assert not equal_weights(averages, model.decoder.get_weights()[len(before) :])
 
 
 def test_second_fit_with_a_larger_budget_pretrains_the_encoder_again():

@@ -32,7 +32,7 @@ class Sleep(keras.callbacks.Callback):
         progress = self.model.checkpoints.progress
         if epoch == self._last_epoch or epoch < progress.sleeps:
             return
-        self._dreaming.set_weights(self._averaged_weights())
+        self._copy_averaged_weights()
         with self._encoder_trainable():
             self._round(tf.constant(self._steps), tf.constant([self.model.seed, epoch]))
         progress.sleeps += 1
@@ -55,11 +55,13 @@ class Sleep(keras.callbacks.Callback):
         yield
         self.model.encoder.trainable = False
 
-    def _averaged_weights(self) -> list:
+    def _copy_averaged_weights(self) -> None:
+        """What is dreamt with: the decoder's weights, averaged where they are trained and the optimizer averages them."""
+        self._dreaming.set_weights(self.model.decoder.get_weights())
         optimizer = self.model.optimizer
-        if not optimizer.use_ema:
-            return self.model.decoder.get_weights()
-        return [average.numpy() for average in optimizer._model_variables_moving_average]
+        if optimizer.use_ema:
+            for weight, average in zip(self._dreaming.trainable_variables, optimizer._model_variables_moving_average):
+                weight.assign(average)
 
     def _sleep(self, steps: tf.Tensor, seed: tf.Tensor) -> None:
         for step in tf.range(steps):
