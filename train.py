@@ -37,7 +37,15 @@ from tf_dp2vae.setup import (
 @one_line_errors
 def main() -> None:
     flags = parse_training(__doc__)
-    dataset = datasets.load(flags.dataset, flags.data, flags.num_classes, flags.unit, flags.max_per_unit, flags.seed)
+    dataset = datasets.load(
+        flags.dataset,
+        flags.data,
+        flags.num_classes,
+        flags.unit,
+        flags.max_per_unit,
+        flags.seed,
+        flags.invalid_records,
+    )
     records = dataset.train
     pretraining, prior = make_pretraining(flags, records), make_prior(flags)
     augmentation = make_augmentation(flags, records)

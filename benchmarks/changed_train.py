@@ -45,6 +45,7 @@ class UnbiasedDPAdam(DPAdam):
         self.assign_add(first, (gradient - first) * (1 - self.beta_1))
         self.assign_add(second, (ops.square(gradient) - second) * (1 - self.beta_2))
         unbiased = second / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), step))
+        assert self.noise_multiplier is not None, "train through DP2VAE.fit, which calibrates it"
         noise = (self.noise_multiplier * self.l2_norm_clip / self.expected_batch_size) ** 2
         # Below a tenth of the noise's variance the difference of two estimates says nothing.
         scale = ops.sqrt(ops.maximum(unbiased - noise, 0.1 * noise))

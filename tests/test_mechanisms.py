@@ -206,7 +206,7 @@ def features_of(records, features, entropy=None):
 
 @pytest.mark.parametrize("held", [5, 4, 1])
 def test_null_records_change_neither_number_nor_shape_of_calls(monkeypatch, held):
-    """TensorFlow counts calls and traces, and the count is in the names of exported functions."""
+    """What is done must not follow the number of records that are held, whatever of it could be seen."""
     monkeypatch.setattr(mechanisms, "_CHUNK", 2)
     images, labels = images_and_labels(held, classes=3)
     shapes = []

@@ -20,6 +20,8 @@ from tf_dp2vae.pretraining import Dreams, NoPretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records
+from tf_dp2vae.refinement import Refinement
+from tf_dp2vae.reproducible import renumbered
 from tf_dp2vae.validation import InvalidInputError
 from tf_dp2vae.wake_sleep import Sleep
 
@@ -472,6 +474,35 @@ def test_sampler_loads_without_this_package_and_network_and_samples_by_seed(trai
     assert ended.returncode == 0, ended.stderr
     sampler = tf.saved_model.load(str(tmp_path / "sampler"))
     np.testing.assert_allclose(np.load(tmp_path / "samples.npy"), sampler.sample(5, 2, 11), atol=1e-6)
+
+
+def test_exports_of_one_model_are_equal_bytes_whatever_was_traced_between(tmp_path):
+    model = tiny_model(refinement=Refinement(steps=1, candidates=2))
+    model.export_sampler(tmp_path / "first")
+    for offset in range(3):
+        tf.function(lambda x, offset=offset: x + offset)(tf.constant(1))
+    model.export_sampler(tmp_path / "second")
+    contents = [
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in ("first", "second")
+    ]
+    assert contents[0] == contents[1] and len(contents[0]) == 3
+    before, after = (tf.saved_model.load(str(tmp_path / name)) for name in ("first", "second"))
+    np.testing.assert_array_equal(before.sample(3, 1, 5), after.sample(3, 1, 5))
+
+
+def test_names_keep_apart_what_is_numbered_apart():
+    names = ["sample_9", "sample_10", "sample_save_7", "sample", "while_body_3"]
+    assert renumbered(names) == {
+        "sample_9": "sample_0",
+        "sample_10": "sample_1",
+        "sample_save_7": "sample_save_0",
+        "while_body_3": "while_body_0",
+    }
 
 
 def test_sampler_holds_decoder_prior_and_contrast_and_nothing_else(trained, tmp_path):

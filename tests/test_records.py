@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import images_and_labels
+from conftest import CLASSES, DREAMS, SHAPE, images_and_labels, tiny_model
 
 from tf_dp2vae.records import Records, checked_records, resized
+from tf_dp2vae.refinement import Refinement
+from tf_dp2vae.units import bound_per_unit
 from tf_dp2vae.validation import InvalidInputError
 
 IMAGES, LABELS = images_and_labels(6)
@@ -69,6 +71,38 @@ def test_bad_labels_are_refused_in_one_line(labels, words):
     with pytest.raises(InvalidInputError, match=words) as refusal:
         checked_records(IMAGES, labels, 3)
     assert "\n" not in str(refusal.value)
+
+
+def test_invalid_records_count_as_null_where_that_is_asked_for():
+    images, labels = IMAGES / 255.0, LABELS.copy()
+    images[0, 1, 1, 0], images[2, 0, 0, 0], images[3, 3, 3, 0], labels[5] = np.nan, 1.5, -0.1, 3
+    with pytest.warns(UserWarning, match="^4 of 6 records are invalid and count as null. This number is private.$"):
+        records = checked_records(images, labels, 3, invalid="null")
+    assert records.num_records == records.num_units == 6
+    with records.opened() as (held, held_labels):
+        np.testing.assert_array_equal(held, IMAGES[[1, 4]])
+        np.testing.assert_array_equal(held_labels, LABELS[[1, 4]])
+
+
+def test_persons_keep_their_own_records_where_invalid_ones_are_null():
+    labels = np.array([0, 9, 1, 2, 9, 0])
+    with pytest.warns(UserWarning, match="2 of 6"):
+        records = checked_records(IMAGES, labels, 3, invalid="null")
+    records = bound_per_unit(records, np.array(["a", "a", "b", "b", "c", "a"]), "person", 6)
+    assert records.num_records == 6 and records.num_units == 3
+    of_person = [records.members(np.arange(3) == person) for person in range(3)]
+    with records.opened() as (images, _):
+        for members, expected in zip(of_person, ([0, 5], [2, 3], [])):
+            np.testing.assert_array_equal(images[members], IMAGES[expected])
+
+
+def test_nothing_but_invalid_records_trains_like_any_other_data():
+    with pytest.warns(UserWarning, match="48 of 48"):
+        records = checked_records(np.full((48, *SHAPE), np.nan), np.zeros(48, int), CLASSES, invalid="null")
+    model = tiny_model(pretraining=DREAMS, prior=None, refinement=Refinement(steps=2, candidates=2))
+    model.fit(records, batch_size=12, steps_per_epoch=2, verbose=0)
+    assert model.privacy_statement().to_json()["num_records"] == 48
+    assert all(np.isfinite(weights).all() for weights in model.decoder.get_weights())
 
 
 def test_other_shape_than_declared_is_refused():

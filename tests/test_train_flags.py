@@ -56,6 +56,7 @@ BAD_FLAGS = [
     ("--pretrain", "wishes"),
     ("--prior", "uniform"),
     ("--engine", "warp"),
+    ("--invalid-records", "drop"),
     *(
         (flag, value)
         for flag in ("--learning-rate", "--pretrain-learning-rate")
@@ -165,6 +166,14 @@ def test_bad_contents_of_the_data_file(refused, folder, content, words):
 def test_file_that_is_no_archive(refused, folder, content):
     (folder / "bad.npz").write_bytes(content)
     assert "bad.npz" in refused(data="bad.npz")
+
+
+def test_invalid_records_are_counted_where_they_are_to_count_as_null(refused, folder):
+    labels = np.where(np.arange(40) == 7, 3, LABELS)
+    np.savez(folder / "bad.npz", **arrays(y_train=labels))
+    assert "--invalid-records null" in refused(data="bad.npz")
+    with pytest.warns(UserWarning, match="1 of 40 records"):
+        assert "40 records" in refused("--invalid-records", "null", "--batch-size", "41", data="bad.npz")
 
 
 def test_missing_file(refused):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_dp2vae.records import Records, checked_records
+from tf_dp2vae.records import Invalid, Records, checked_records
 from tf_dp2vae.units import bound_per_unit
 from tf_dp2vae.validation import InvalidInputError, check, check_whole, first_line
 
@@ -44,6 +44,7 @@ def load(
     unit: str | None = None,
     max_per_unit: int = 1,
     seed: int = 0,
+    invalid: Invalid = "refuse",
 ) -> Dataset:
     """The data set of that name, or the one in the file.
 
@@ -54,13 +55,14 @@ def load(
       unit: the file's array of ids, one a training record, that tells persons apart; None protects records.
       max_per_unit: the most training records of one person that are kept.
       seed: of public randomness; chooses which those are.
+      invalid: what single records of the file with unusable pixels or labels do (`checked_records`).
 
     Raises:
       InvalidInputError: one line that says what is wrong and what is accepted.
     """
     if file is not None:
         check_whole(num_classes=num_classes)
-        dataset, arrays = _from_npz(file, num_classes)
+        dataset, arrays = _from_npz(file, num_classes, invalid)
         if unit is None:
             return dataset
         found = ", ".join(sorted(arrays))
@@ -91,17 +93,17 @@ def _mnist() -> Dataset:
     return Dataset("mnist", train, checked_records(images[2], labels[2], 10))
 
 
-def _from_npz(file: Path, num_classes: int) -> tuple[Dataset, dict[str, np.ndarray]]:
+def _from_npz(file: Path, num_classes: int, invalid: Invalid) -> tuple[Dataset, dict[str, np.ndarray]]:
     arrays = _read_npz(file)
     check("x_train" in arrays, f"{file} has no array x_train (it has: {', '.join(sorted(arrays)) or 'nothing'}).")
     check(
         ("x_test" in arrays) == ("y_test" in arrays) or "y_train" not in arrays,
         f"{file} has one of x_test and y_test without the other: give both, or neither.",
     )
-    train = checked_records(arrays["x_train"], arrays.get("y_train"), num_classes, what="x_train")
+    train = checked_records(arrays["x_train"], arrays.get("y_train"), num_classes, what="x_train", invalid=invalid)
     if "x_test" not in arrays:
         return Dataset(file.stem, train, None), arrays
-    test = checked_records(arrays["x_test"], arrays.get("y_test"), num_classes, train.image_shape, what="x_test")
+    test = checked_records(arrays["x_test"], arrays.get("y_test"), num_classes, train.image_shape, "x_test", invalid)
     return Dataset(file.stem, train, test), arrays
 
 

@@ -19,6 +19,7 @@ from tf_dp2vae.evaluation.real import ReferenceName
 from tf_dp2vae.gradients import EngineName
 from tf_dp2vae.pretraining import Dreams, Unprotected
 from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.records import Invalid
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_whole
 
@@ -39,6 +40,8 @@ class TrainFlags:
       num_classes: size of the declared label set of --data; labels are 0 to this less one.
       unit: an array of --data with one id a record, so that the guarantee is about persons; by default about records.
       max_per_unit: the most records of one person that are used, with --unit; the noise grows with it.
+      invalid_records: what a record of --data with NaN, pixels outside [0, 1] or a label outside the set does - refuse
+        (nothing is trained) or null (it counts in N and contributes nothing).
       pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee); to compare
         with: statistics (end to end, no VAE) and not-private (NO PRIVACY AT ALL).
       prior: latent prior of samples - gaussian (one noisy release) or normal (N(0, I), no release).
@@ -84,6 +87,7 @@ class TrainFlags:
     num_classes: int = 10
     unit: str | None = None
     max_per_unit: int = 1
+    invalid_records: Invalid = "refuse"
     pretrain: PretrainName = "dreams"
     prior: Literal["gaussian", "normal"] = "gaussian"
     prior_share: float = GaussianPrior.share
@@ -123,6 +127,7 @@ class TrainFlags:
     def __post_init__(self) -> None:
         check_choice(get_args(PretrainName), pretrain=self.pretrain)
         check_choice(("gaussian", "normal"), prior=self.prior)
+        check_choice(get_args(Invalid), invalid_records=self.invalid_records)
         check_choice(get_args(EngineName), engine=self.engine)
         check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)

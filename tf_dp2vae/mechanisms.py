@@ -213,8 +213,7 @@ class Mechanisms:
         counts = sums = seconds = None
         size = min(_CHUNK, records.num_records)
         with records.opened() as (all_images, all_labels):
-            # As many calls, of equal shapes, as N asks for, and not as the records that are held: TensorFlow counts what it
-            # runs and traces, and an exported function has that count in its name.
+            # As many calls, of equal shapes, as N asks for, and not as the records that are held.
             for start in range(0, records.num_records, size):
                 labels = all_labels[start : start + size]
                 images = np.zeros((size, *records.image_shape), np.float32)

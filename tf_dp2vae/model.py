@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_dp2vae import accounting
+from tf_dp2vae import accounting, reproducible
 from tf_dp2vae.accounting import Plan, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms
 from tf_dp2vae.augmentation import Shifts
@@ -468,7 +468,7 @@ class DP2VAE(VAE):
         """
         judged = () if self.refinement is None else (self.judge, self.refinement.candidates)
         sampler = Sampler(self.decoder, self.latent_prior, self.contrast, self.num_classes, *judged)
-        tf.saved_model.save(sampler, os.fspath(path))
+        reproducible.save(sampler, path)
 
     # --- Saving -----------------------------------------------------------------------------------------------------
 

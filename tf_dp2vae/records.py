@@ -8,17 +8,19 @@ the plain attributes.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.units import Unit
-from tf_dp2vae.validation import check, times
+from tf_dp2vae.validation import check, check_choice, times
 
 FULL_SCALE = 255
+Invalid = Literal["refuse", "null"]
 
 
 class Records:
@@ -34,7 +36,14 @@ class Records:
 
     audit_canaries = 0
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray | None, num_classes: int, num_null: int = 0):
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        num_classes: int,
+        num_null: int = 0,
+        positions: np.ndarray | None = None,
+    ):
         """Takes arrays that were checked (`checked_records`).
 
         Args:
@@ -43,8 +52,10 @@ class Records:
           num_classes: size of the declared label set; 0 without labels.
           num_null: how many null records there are besides. They contribute zero to every sum, so none is held; N counts
             them, and how many of N they are is as private as any record.
+          positions: [n], ascending: where the held ones stand among all N; None: in front.
         """
         self._images, self._labels = images, labels
+        self._positions = np.arange(len(images)) if positions is None else positions
         self.num_records = len(images) + num_null
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
         self.num_classes = num_classes
@@ -58,9 +69,10 @@ class Records:
 
     def of_units(self, kept: np.ndarray, unit_of: np.ndarray, unit: Unit) -> Records:
         """The records at the positions `kept`, which belong to the units `unit_of`; the others become null records."""
-        labels = None if self._labels is None else self._labels[kept]
-        records = Records(self._images[kept], labels, self.num_classes, self.num_records - len(kept))
-        records.unit, records._unit_of = unit, unit_of
+        _, held, of_kept = np.intersect1d(self._positions, kept, assume_unique=True, return_indices=True)
+        labels = None if self._labels is None else self._labels[held]
+        records = Records(self._images[held], labels, self.num_classes, self.num_records - len(held))
+        records.unit, records._unit_of = unit, unit_of[of_kept]
         return records
 
     def members(self, drawn: np.ndarray) -> np.ndarray:
@@ -104,7 +116,12 @@ class Records:
 
 
 def checked_records(
-    images: Any, labels: Any | None, num_classes: int, image_shape: tuple[int, int, int] | None = None, what: str = "x"
+    images: Any,
+    labels: Any | None,
+    num_classes: int,
+    image_shape: tuple[int, int, int] | None = None,
+    what: str = "x",
+    invalid: Invalid = "refuse",
 ) -> Records:
     """Records from what a user has.
 
@@ -114,12 +131,19 @@ def checked_records(
       num_classes: size of the declared label set, used when there are labels.
       image_shape: the declared shape; None declares the array's own.
       what: how messages name the images.
+      invalid: what single records with unusable pixels or labels do: `refuse` all, or count as null records. Only with
+        the latter is the guarantee about all data sets of these shapes; a warning, for the curator alone, counts them.
 
     Raises:
       InvalidInputError: naming what was found and what is accepted.
     """
+    check_choice(get_args(Invalid), invalid=invalid)
     images = np.asarray(images)
     check(images.dtype.kind in "uf", f"{what} has dtype {images.dtype}: images are uint8 (0 to 255) or float (0 to 1).")
+    check(
+        images.dtype == np.uint8 or images.dtype.kind == "f",
+        f"{what} has dtype {images.dtype}: whole-number images must be uint8.",
+    )
     check(images.ndim in (3, 4), f"{what} has shape {images.shape}: images are [N, height, width(, channels)].")
     images = images[..., None] if images.ndim == 3 else images
     check(images.size > 0, f"{what} is empty ({times(images.shape)}): at least one record with a pixel is needed.")
@@ -128,34 +152,54 @@ def checked_records(
         image_shape is None or shape == tuple(image_shape),
         f"{what} holds images of {times(shape)}, not the declared {times(image_shape or ())}.",
     )
-    images = _as_uint8(images, what)
+    if labels is not None:
+        labels = np.asarray(labels)
+        check(
+            labels.ndim == 1 and len(labels) == len(images),
+            f"labels have shape {labels.shape} for {len(images)} images: one whole number an image is needed.",
+        )
+        check(labels.dtype.kind in "ui", f"labels have dtype {labels.dtype}: whole numbers are needed.")
+    broken = np.zeros(len(images), bool)
+    for found, words in _unusable(images, labels, num_classes, what):
+        check(
+            invalid == "null" or not found.any(), f"{words}, or count those records as null (--invalid-records null)."
+        )
+        broken |= found
+    if broken.any():
+        warnings.warn(
+            f"{broken.sum():,} of {len(broken):,} records are invalid and count as null. This number is private.",
+            stacklevel=2,
+        )
+    num_null, held = int(broken.sum()), np.flatnonzero(~broken)
+    images = _as_uint8(images[held] if num_null else images)
     if labels is None:
-        return Records(images, None, 0)
-    labels = np.asarray(labels)
-    check(
-        labels.ndim == 1 and len(labels) == len(images),
-        f"labels have shape {labels.shape} for {len(images)} images: one whole number an image is needed.",
-    )
-    check(labels.dtype.kind in "ui", f"labels have dtype {labels.dtype}: whole numbers are needed.")
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    check(
-        len(outside) == 0,
-        f"{len(outside)} labels lie outside the declared label set 0 to {num_classes - 1}: declare more classes "
-        "(--num-classes) or mend the labels.",
-    )
-    return Records(images, labels.astype(np.int32), num_classes)
+        return Records(images, None, 0, num_null, held)
+    return Records(images, labels[held].astype(np.int32), num_classes, num_null, held)
 
 
-def _as_uint8(images: np.ndarray, what: str) -> np.ndarray:
-    if images.dtype.kind == "u":
-        check(images.dtype == np.uint8, f"{what} has dtype {images.dtype}: whole-number images must be uint8.")
-        return images
-    check(bool(np.isfinite(images).all()), f"{what} holds NaN or infinite pixels: mend or drop those images.")
-    check(
-        float(images.min()) >= 0 and float(images.max()) <= 1,
-        f"{what} holds float pixels outside [0, 1]: scale them, or pass uint8.",
-    )
-    return np.round(images * FULL_SCALE).astype(np.uint8)
+def _unusable(
+    images: np.ndarray, labels: np.ndarray | None, num_classes: int, what: str
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Each thing that may be wrong with a record: whether it is, [N] booleans, and how to mend it."""
+    if images.dtype.kind == "f":
+        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        yield ~finite, f"{what} holds NaN or infinite pixels: mend or drop those images"
+        in_range = images.min(axis=(1, 2, 3)) >= 0, images.max(axis=(1, 2, 3)) <= 1
+        yield (
+            finite & ~np.logical_and(*in_range),
+            f"{what} holds float pixels outside [0, 1]: scale them, or pass uint8",
+        )
+    if labels is not None:
+        outside = (labels < 0) | (labels >= num_classes)
+        yield (
+            outside,
+            f"{outside.sum()} labels lie outside the declared label set 0 to {num_classes - 1}: declare more classes "
+            "(--num-classes), mend the labels",
+        )
+
+
+def _as_uint8(images: np.ndarray) -> np.ndarray:
+    return images if images.dtype == np.uint8 else np.round(images * FULL_SCALE).astype(np.uint8)
 
 
 def resized(records: Records, image_shape: tuple[int, int, int]) -> Records:

@@ -48,7 +48,6 @@ FILES = {
     "samples.png",
     "SHA256SUMS",
     "sampler/saved_model.pb",
-    "sampler/fingerprint.pb",
     "sampler/variables/variables.index",
     "sampler/variables/variables.data-00000-of-00001",
 }

@@ -64,7 +64,8 @@ def real_images(
     config = _training_flags(run)
     file = data or (None if dataset else _path(config.get("data")))
     name = dataset or config.get("dataset") or "mnist"
-    loaded = datasets.load(name, file, num_classes if data else config.get("num_classes", num_classes))
+    classes = num_classes if data else config.get("num_classes", num_classes)
+    loaded = datasets.load(name, file, classes, invalid=config.get("invalid_records", "refuse"))
     shape = release.image_shape
     check(
         loaded.train.image_shape == shape,
