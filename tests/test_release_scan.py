@@ -75,7 +75,6 @@ def longest(variables):
     return max((value for value in values if len(np.unique(value)) == value.size), key=np.size)
 
 
-INDEX = Path("variables", "variables.index")
 PLANTS = {
     "a file more": (lambda m, r: (r / "model.keras").write_bytes(b"x"), "model.keras is no file"),
     "an asset": (lambda m, r: (r / "sampler" / "assets" / "a").write_text("x"), "assets/a is no file"),
@@ -85,8 +84,8 @@ PLANTS = {
         "saved_model.pb holds encoder weights",
     ),
     "a few encoder weights": (
-        lambda m, r: append(r / "sampler" / INDEX, longest(m.encoder.variables).ravel()[8:24].tobytes()),
-        "variables.index holds encoder weights",
+        lambda m, r: append(r / "sampler" / "saved_model.pb", longest(m.encoder.variables).ravel()[8:24].tobytes()),
+        "saved_model.pb holds encoder weights",
     ),
     "optimizer state": (
         lambda m, r: append(r / "sampler" / "saved_model.pb", longest(m.optimizer.variables[2:]).tobytes()),
@@ -97,8 +96,8 @@ PLANTS = {
         "saved_model.pb holds a record",
     ),
     "a record as floats": (
-        lambda m, r: append(r / "sampler" / INDEX, (IMAGES[5] / 255).astype(np.float32).tobytes()),
-        "variables.index holds a record",
+        lambda m, r: append(r / "sampler" / "saved_model.pb", (IMAGES[5] / 255).astype(np.float32).tobytes()),
+        "saved_model.pb holds a record",
     ),
     "a record as a picture": (
         lambda m, r: matplotlib.image.imsave(
