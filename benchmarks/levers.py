@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+import matplotlib
 import numpy as np
 from checkout import ROOT
 
@@ -28,6 +29,10 @@ from tf_dp2vae.commands import parse
 from tf_dp2vae.evaluation.classifiers import cnn
 from tf_dp2vae.evaluation.release import read_release
 from tf_dp2vae.records import FULL_SCALE
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
 
 RESULTS = ROOT / "benchmarks" / "results" / "levers.json"
 FOLDER = ROOT / "runs" / "levers"
@@ -161,30 +166,60 @@ def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     return round(cnn(train, validation, held_out, 10, flags.epochs, seed).accuracy, 4)
 
 
+Accuracies = dict[tuple[str, float], dict[str, list[float]]]
+
+
+def accuracies_of(rows: list[dict]) -> Accuracies:
+    """For each data set and ε, for each lever that was measured there, in per cent: a number a seed."""
+    found: Accuracies = {}
+    for row in rows:
+        of_lever = found.setdefault((row["dataset"].removesuffix("-training"), row["epsilon"]), {})
+        of_lever.setdefault(row["lever"], []).append(100 * row["accuracy"])
+    return found
+
+
 def table(rows: list[dict]) -> str:
     """One line a lever, beside the default's mean."""
     lines = [
-        "| data | ε | lever | flags | expected | accuracy | to the default | seeds |",
+        "| data | ε | lever | flags | expected | accuracy, % | to the default | seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for dataset, epsilon in dict.fromkeys((row["dataset"], row["epsilon"]) for row in rows):
-        accuracies = {
-            lever: [
-                row["accuracy"]
-                for row in rows
-                if (row["dataset"], row["epsilon"], row["lever"]) == (dataset, epsilon, lever.name)
-            ]
-            for lever in LEVERS
-        }
-        default = mean(accuracies[LEVERS[0]]) if accuracies[LEVERS[0]] else float("nan")
-        for lever, values in accuracies.items():
-            if values:
-                flags = f"`{lever.flags}`" if lever.flags else ""
+    for (dataset, epsilon), of_lever in accuracies_of(rows).items():
+        default = mean(of_lever.get(LEVERS[0].name, [float("nan")]))
+        for lever in LEVERS:
+            if values := of_lever.get(lever.name):
+                flags = f"`{lever.flags}`" if lever.flags else lever.change
                 lines.append(
-                    f"| {dataset} | {epsilon:g} | {lever.name} | {flags} | {lever.expected} | {100 * mean(values):.1f} % "
-                    f"| {100 * (mean(values) - default):+.1f} | {len(values)} |"
+                    f"| {dataset} | {epsilon:g} | {lever.name} | {flags} | {lever.expected} | {mean(values):.1f} "
+                    f"| {mean(values) - default:+.1f} | {len(values)} |"
                 )
     return "\n".join(lines)
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    """What each lever does to the default's accuracy, a panel a data set and ε, a dot a seed."""
+    panels = {key: found for key, found in accuracies_of(rows).items() if LEVERS[0].name in found}
+    if not panels:
+        return
+    names = [lever.name for lever in LEVERS if any(lever.name in found for found in panels.values())]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(3 + 4 * len(panels), 1 + 0.27 * len(names)), sharex=True, sharey=True
+    )
+    for axis, ((dataset, epsilon), found) in zip(np.atleast_1d(axes), panels.items()):
+        default = mean(found[LEVERS[0].name])
+        for place, name in enumerate(names):
+            values = found.get(name, [])
+            axis.barh(place, (mean(values) - default) if values else 0, color="tab:blue", alpha=0.4)
+            axis.plot([value - default for value in values], [place] * len(values), "o", color="tab:blue", ms=4)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_title(f"{dataset}, ε = {epsilon:g}; the default: {default:.1f} %", fontsize=10)
+        axis.set_xlabel("points of CNN accuracy to the default")
+        axis.set_yticks(range(len(names)), names)
+        axis.grid(axis="x", alpha=0.3)
+    np.atleast_1d(axes)[0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
 
 
 def stored() -> list[dict]:
@@ -203,6 +238,7 @@ def main() -> None:
                 row["accuracy"] = measure(lever, seed, data, flags)
                 rows = [*stored(), row]
                 RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    draw(stored(), RESULTS.with_suffix(".png"))
     print(table(stored()))
 
 
