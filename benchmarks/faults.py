@@ -26,36 +26,30 @@ import json
 import os
 import random
 import resource
-import select
 import shutil
 import signal
-import sys
 import tempfile
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import dp_accounting
 import numpy as np
 import tensorflow as tf
-from dp_accounting import rdp
-from witness import Witness
+from damage import DAMAGES
+from fault_processes import RECORDS, TRAINING, refused, resume, run, warm_up
+from observer import Observer
 
-import train
-from tf_dp2vae import accounting, datasets
+from tf_dp2vae import datasets
 from tf_dp2vae.commands import parse
-from tf_dp2vae.flags import TrainFlags
 
 RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
-STEPS, ROUNDS, RECORDS = 12, 3, 2000
-TRAINING = (
-    f"--steps {STEPS} --rounds {ROUNDS} --batch-size 64 --latent-dim 2 --width 2 --physical-batch-size 128 "
-    "--pretrain-steps 8 --sleep-steps 2 --refine-steps 2 --epsilon 2"
-).split()
 _EVENTS = 150
 """About as many lines as a whole training tells its witness; a kill comes after a random one of them."""
+_EAGER = 0.75
+"""Part of the killed processes that run TensorFlow's functions eagerly."""
+
+
+def _eagerly() -> None:
+    tf.config.run_functions_eagerly(True)
 
 
 @dataclass(frozen=True)
@@ -73,181 +67,6 @@ class Flags:
     damages: int = 50
     seed: int = 0
     table: bool = False
-
-
-# --- One process ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Ended:
-    """How a process ended and what its witness said."""
-
-    code: int
-    error: str
-    told: list[str] = field(default_factory=list)
-
-    @property
-    def place(self) -> str:
-        """Where the run was."""
-        return ([line[3:] for line in self.told if line.startswith("at ")] or ["start"])[-1]
-
-
-def run(
-    arguments: list[str],
-    folder: Path,
-    kill_when: Callable[[bytes], bool] | None = None,
-    delay: float = 0.0,
-    before: Callable[[], None] | None = None,
-) -> Ended:
-    """`train.py` in a process of its own, forked so that TensorFlow is imported once.
-
-    Args:
-      arguments: of train.py.
-      folder: where its output goes.
-      kill_when: kills it once this is true of what its witness told; None lets it end.
-      delay: seconds between the event and the kill.
-      before: done in the process before it begins.
-    """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _become_training(arguments, folder, writing, before)
-    os.close(writing)
-    told = _listen(reading, child, kill_when, delay)
-    os.close(reading)
-    _, status = os.waitpid(child, 0)
-    return Ended(os.waitstatus_to_exitcode(status), (folder / "stderr").read_text(errors="replace"), told)
-
-
-def _become_training(arguments: list[str], folder: Path, pipe: int, before: Callable[[], None] | None) -> None:
-    code = 1
-    try:
-        for stream, name in ((1, "stdout"), (2, "stderr")):
-            opened = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            os.dup2(opened, stream)
-        Witness(pipe).install()
-        if before is not None:
-            before()
-        sys.argv = ["train.py", *arguments]
-        train.main()
-        code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _listen(pipe: int, child: int, kill_when: Callable[[bytes], bool] | None, delay: float) -> list[str]:
-    content, killed = b"", False
-    while True:
-        if not killed and kill_when is not None and kill_when(content):
-            time.sleep(delay)
-            os.kill(child, signal.SIGKILL)
-            killed = True
-        select.select([pipe], [], [])
-        part = os.read(pipe, 65536)
-        if not part:
-            return content.decode().splitlines()
-        content += part
-
-
-def warm_up() -> None:
-    """Does the costly sums over events once, before the trainings are forked; none of them starts TensorFlow's runtime."""
-    calibrate, known = accounting.plan, {}
-
-    def plan(*arguments):
-        key = repr(arguments)
-        if key not in known:
-            known[key] = calibrate(*arguments)
-        return known[key]
-
-    accounting.plan = plan
-    flags = TrainFlags()
-    shares = {
-        accounting.CLASS_STATISTICS: flags.statistics_share,
-        accounting.DREAM_MOMENTS: flags.moments_share,
-        accounting.LATENT_MOMENTS: flags.prior_share,
-        accounting.FEATURE_MEANS: flags.refine_share,
-    }
-    planned = plan(accounting.Privacy(epsilon=2.0), 64 / RECORDS, STEPS, shares, ())
-    released = list(planned.releases)
-    for before in (
-        [],
-        released[:1],
-        released[:2],
-        *([*released[:2], replace(planned.step, count=k)] for k in range(1, STEPS + 1)),
-    ):
-        accounting.epsilon(before, 1e-5)
-    for accountant in accounting.ACCOUNTANTS:
-        accounting.epsilon([*released[:2], replace(planned.step, count=STEPS), *released[2:]], 1e-5, accountant)
-
-
-# --- Judging from outside -------------------------------------------------------------------------------------------------
-
-
-class Judge:
-    """What one run's processes told, added up, and the ledger read as plain lines of JSON."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.made: Counter[str] = Counter()
-        self.used: dict[str, set[str]] = defaultdict(set)
-        self._charged = 0
-
-    def hear(self, told: list[str]) -> None:
-        """Adds what a process told."""
-        for line in told:
-            word, *rest = line.split("\t")
-            if word == "made":
-                self.made[rest[0]] += 1
-            elif word == "used":
-                self.used[rest[0]].add(rest[1])
-
-    def charges(self) -> list[dict]:
-        """The ledger's whole lines that charge something."""
-        file = self.path / "private" / "ledger.jsonl"
-        lines = file.read_bytes().split(b"\n") if file.exists() else []
-        entries = [json.loads(line) for line in lines if line.endswith(b"}")]
-        return [entry for entry in entries if "noise_multiplier" in entry]
-
-    def undercounted(self) -> bool:
-        """More answered than charged, two answers for one charge, an answer without one, or a charge that vanished."""
-        charges = self.charges()
-        steps = sum(charge["mechanism"] == "clipped gradient sum" for charge in charges)
-        vanished, self._charged = len(charges) < self._charged, max(self._charged, len(charges))
-        names = {charge["hash"] for charge in charges}
-        return (
-            vanished
-            or self.made["clipped gradient sum"] > steps
-            or any(len(answers) > 1 or charge not in names for charge, answers in self.used.items())
-        )
-
-    def finished_rightly(self) -> bool:
-        """The charges of one plan, a whole release that states them, ε within the target by dp_accounting alone."""
-        release = self.path / "release"
-        if not all((release / name).exists() for name in ("sampler", "privacy.json", "privacy.md", "samples.png")):
-            return False
-        stated = json.loads((release / "privacy.json").read_text())
-        charged = Counter(charge["mechanism"] for charge in self.charges())
-        judge = rdp.RdpAccountant()
-        for charge in self.charges():
-            event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(charge["noise_multiplier"])
-            judge.compose(dp_accounting.PoissonSampledDpEvent(charge["sampling_rate"], event), charge["count"])
-        releases = ("class statistics", "dream moments", "latent moments", "feature means")
-        planned = {**dict.fromkeys(releases, 1), "clipped gradient sum": STEPS}
-        return (
-            charged == planned
-            and {event["mechanism"]: event["count"] for event in stated["events"]} == planned
-            and judge.get_epsilon(stated["delta"]) <= 2 * (1 + 5e-3)
-            and abs(judge.get_epsilon(stated["delta"]) - stated["epsilon"]) < 1e-2
-        )
 
 
 class Rows:
@@ -284,34 +103,12 @@ class Rows:
         return "\n".join(lines)
 
 
-_EAGER = 0.75
-"""Part of the killed processes that run TensorFlow's functions eagerly."""
-
-
-def _eagerly() -> None:
-    tf.config.run_functions_eagerly(True)
-
-
-# --- Trials ---------------------------------------------------------------------------------------------------------------
-
-
-def refused(ended: Ended) -> bool:
-    """One line, exit code 2."""
-    lines = [line for line in ended.error.splitlines() if line.strip()]
-    return ended.code == 2 and len(lines) == 1 and lines[0].startswith("train.py: ")
-
-
-def resume(path: Path, folder: Path, **how) -> Ended:
-    """`train.py --resume` of the run."""
-    return run(["--resume", str(path)], folder, **how)
-
-
 def kill_chains(rows: Rows, folder: Path, data: list[str], kills: int, chance: random.Random) -> None:
     """Trainings killed again and again until they end."""
     while rows.tried("kill") < kills:
         path = Path(tempfile.mkdtemp(dir=folder)) / "run"
         new = [*data, *TRAINING, "--runs", str(path.parent), "--name", "run"]
-        judge, places = Judge(path), []
+        observer, places = Observer(path), []
         while True:
             moment, delay = chance.randrange(_EVENTS), chance.expovariate(200)
             seconds = ["--checkpoint-seconds", str(chance.choice((0, 1, 60)))]
@@ -321,100 +118,35 @@ def kill_chains(rows: Rows, folder: Path, data: list[str], kills: int, chance: r
             arguments = [*(["--resume", str(path)] if begun else new), *seconds]
             eagerly = _eagerly if chance.random() < _EAGER else None
             ended = run(arguments, folder, lambda told, m=moment: told.count(b"\n") >= m, delay, eagerly)
-            judge.hear(ended.told)
+            observer.hear(ended.told)
             if ended.code != -signal.SIGKILL:
                 break
             whole = not (path / "release").exists() or (path / "release" / "samples.png").exists()
-            places.append((ended.place, judge.undercounted(), whole))
+            places.append((ended.place, observer.undercounted(), whole))
             if (path / "release").exists():
                 break
-        right = (path / "release").exists() and judge.finished_rightly()
+        right = (path / "release").exists() and observer.finished_rightly()
         if not right:
             print(f"  wrong: exit code {ended.code}, {ended.error[-2000:]} in {path}", flush=True)
         for place, undercounted, whole in places:
-            rows.add(f"kill, {place}", right and whole, undercounted or judge.undercounted())
+            rows.add(f"kill, {place}", right and whole, undercounted or observer.undercounted())
         if right:
             shutil.rmtree(path.parent)
 
 
-def killed_run(folder: Path, data: list[str], told: bytes, times: int) -> Judge:
+def killed_run(folder: Path, data: list[str], told: bytes, times: int) -> Observer:
     """A run that was killed once its witness had told that many times, and has no later checkpoint than it must."""
     path = Path(tempfile.mkdtemp(dir=folder)) / "run"
     arguments = [*data, *TRAINING, "--runs", str(path.parent), "--name", "run", "--checkpoint-seconds", "3600"]
-    judge = Judge(path)
-    judge.hear(run(arguments, folder, lambda content: content.count(told) >= times).told)
-    return judge
+    observer = Observer(path)
+    observer.hear(run(arguments, folder, lambda content: content.count(told) >= times).told)
+    return observer
 
 
-def flip(file: Path, chance: random.Random) -> None:
-    """One bit."""
-    content = bytearray(file.read_bytes())
-    place = chance.randrange(len(content))
-    content[place] ^= 1 << chance.randrange(8)
-    file.write_bytes(bytes(content))
-
-
-def cut(file: Path, chance: random.Random) -> None:
-    """The end is missing."""
-    content = file.read_bytes()
-    file.write_bytes(content[: chance.randrange(len(content))])
-
-
-def remove(file: Path, _: random.Random) -> None:
-    """The file is gone."""
-    file.unlink()
-
-
-def drop_line(file: Path, chance: random.Random) -> None:
-    """A line is gone, any but those that nobody has seen an answer to."""
-    lines = file.read_bytes().splitlines(keepends=True)
-    del lines[chance.randrange(len(lines) - 3)]
-    file.write_bytes(b"".join(lines))
-
-
-def swap_lines(file: Path, chance: random.Random) -> None:
-    """Two lines change places."""
-    lines = file.read_bytes().splitlines(keepends=True)
-    first, second = chance.sample(range(len(lines) - 1), 2)
-    lines[first], lines[second] = lines[second], lines[first]
-    file.write_bytes(b"".join(lines))
-
-
-def more_noise(file: Path, chance: random.Random) -> None:
-    """A charge is made cheaper, and the hash of its line mended, as a cheat would."""
-    from tf_dp2vae.ledger import _line, sha256  # the cheat knows the format
-
-    lines = file.read_bytes().splitlines()
-    place = chance.choice([number for number, line in enumerate(lines[:-2]) if b"noise_multiplier" in line])
-    entry, before = json.loads(lines[place]), json.loads(lines[place - 1])["hash"]
-    entry.pop("hash")
-    entry["noise_multiplier"] *= 2
-    lines[place] = _line({**entry, "hash": sha256(before.encode() + json.dumps(entry).encode())})
-    file.write_bytes(b"\n".join(lines) + b"\n")
-
-
-_FILES = {
-    "ledger": "ledger.jsonl",
-    "checkpoint": "checkpoints/*.checkpoint",
-    "answer": "answers/*.answer",
-    "config": "config.json",
-}
-DAMAGES: dict[str, tuple[str, Callable[[Path, random.Random], None] | None]] = {
-    **{f"{what}, bit flip": (pattern, flip) for what, pattern in _FILES.items()},
-    **{f"{what}, truncated": (pattern, cut) for what, pattern in _FILES.items()},
-    **{f"{what}, deleted": (pattern, remove) for what, pattern in _FILES.items()},
-    **{f"{what}, of another run": (pattern, None) for what, pattern in _FILES.items() if what != "config"},
-    "ledger, line dropped": (_FILES["ledger"], drop_line),
-    "ledger, lines swapped": (_FILES["ledger"], swap_lines),
-    "ledger, charge made cheaper": (_FILES["ledger"], more_noise),
-}
-"""What is done to which file of a run's private folder; None: it is exchanged for another run's."""
-
-
-def damage_trial(kind: str, judge: Judge, other: Path, folder: Path, chance: random.Random) -> tuple[bool, bool]:
+def damage_trial(kind: str, observer: Observer, other: Path, folder: Path, chance: random.Random) -> tuple[bool, bool]:
     """Damages a copy of the killed run and resumes it; (right, undercounted)."""
     path = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    shutil.copytree(judge.path, path)
+    shutil.copytree(observer.path, path)
     pattern, damage = DAMAGES[kind]
     file = chance.choice(sorted((path / "private").glob(pattern)))
     if damage is None:
@@ -427,9 +159,9 @@ def damage_trial(kind: str, judge: Judge, other: Path, folder: Path, chance: ran
     if refused(ended):
         right, undercounted = not (path / "release").exists() and (not before or ledger.read_bytes() == before), False
     else:
-        mine = Judge(path)
-        mine.used.update({charge: set(answers) for charge, answers in judge.used.items()})
-        mine.made.update(judge.made)
+        mine = Observer(path)
+        mine.used.update({charge: set(answers) for charge, answers in observer.used.items()})
+        mine.made.update(observer.made)
         mine.hear(ended.told)
         right, undercounted = ended.code == 0 and mine.finished_rightly(), mine.undercounted()
     if not right:
@@ -449,8 +181,8 @@ def damages(rows: Rows, folder: Path, data: list[str], count: int, chance: rando
     while rows.tried("damage") < count:
         kind = min(kinds, key=lambda kind: rows.rows.get(f"damage: {kind}", {"tried": 0})["tried"])
         pair = chance.choice((states[:2], states[2:]))
-        judge, other = chance.sample(pair, 2)
-        rows.add(f"damage: {kind}", *damage_trial(kind, judge, other.path, folder, chance))
+        observer, other = chance.sample(pair, 2)
+        rows.add(f"damage: {kind}", *damage_trial(kind, observer, other.path, folder, chance))
 
 
 def storage_trial(kind: str, folder: Path, data: list[str], chance: random.Random) -> tuple[bool, bool]:
@@ -459,20 +191,20 @@ def storage_trial(kind: str, folder: Path, data: list[str], chance: random.Rando
         path = Path(tempfile.mkdtemp(dir=folder)) / "run"
         limit = round(10 ** chance.uniform(2.5, 5))
         arguments = [*data, *TRAINING, "--runs", str(path.parent), "--name", "run"]
-        judge = Judge(path)
+        observer = Observer(path)
         ended = run(arguments, folder, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     else:
-        judge = killed_run(folder, data, b"made\tclipped", 3)
-        path = judge.path
+        observer = killed_run(folder, data, b"made\tclipped", 3)
+        path = observer.path
         ended = resume(path, folder, before=lambda: _only_reading(path))
-    judge.hear(ended.told)
-    undercounted, right = judge.undercounted(), refused(ended) or ended.code == 0
+    observer.hear(ended.told)
+    undercounted, right = observer.undercounted(), refused(ended) or ended.code == 0
     if path.exists() and not (path / "release").exists():
         again = resume(path, folder)
-        judge.hear(again.told)
+        observer.hear(again.told)
         ended = again if right else ended
     if path.exists():
-        right, undercounted = right and judge.finished_rightly(), undercounted or judge.undercounted()
+        right, undercounted = right and observer.finished_rightly(), undercounted or observer.undercounted()
     if not right:
         print(f"  wrong: {kind}, exit code {ended.code}, {ended.error[-2000:]} in {path}", flush=True)
     return right, undercounted

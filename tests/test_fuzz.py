@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import fuzz
+from odd_values import Trap
 
 QUICK = {
     "npz": 25,
@@ -48,4 +49,4 @@ def test_trap_goes_off_where_a_pickle_is_opened():
     import pickle
 
     with pytest.raises(fuzz.WrongError):
-        pickle.loads(pickle.dumps(fuzz.Trap()))
+        pickle.loads(pickle.dumps(Trap()))
