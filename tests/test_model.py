@@ -12,6 +12,7 @@ import tensorflow as tf
 from conftest import CLASSES, DREAMS, LATENT, SHAPE, images_and_labels, some_records, tiny_model
 
 from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.checkpoints import Checkpoints
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
@@ -22,6 +23,7 @@ from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.reproducible import renumbered
+from tf_dp2vae.saved import load
 from tf_dp2vae.validation import InvalidInputError
 from tf_dp2vae.wake_sleep import Sleep
 
@@ -151,7 +153,7 @@ REFUSED = {
     "data set": ({"x": tf.data.Dataset.from_tensor_slices(IMAGES).batch(4), "y": None}, "Dataset"),
     "no data": ({"x": None, "y": None}, "arrays"),
     "initial_epoch": ({"initial_epoch": 3}, "ledger"),
-    "made up": ({"colour": "red"}, "colour"),
+    "made up": ({"colour": "red"}, "colour='red'"),
     "batch beyond the records": ({"batch_size": 49}, "49.*48 records"),
     "batch of nothing": ({"batch_size": 0}, "batch_size=0"),
     "no epochs": ({"epochs": 0}, "epochs=0"),
@@ -191,11 +193,85 @@ def test_networks_that_do_not_fit_together_are_refused():
     with pytest.raises(InvalidInputError, match="must be equal"):
         DP2VAE(build_encoder((8, 12, 1), 2, width=1), build_decoder(SHAPE, 2, width=1))
 
+    with pytest.raises(InvalidInputError, match="labels of 5 classes, the decoder of 3"):
+        DP2VAE(build_encoder(SHAPE, 2, 5, width=1), build_decoder(SHAPE, 2, 3, width=1))
+    with pytest.raises(InvalidInputError, match="labels of 3 classes, the decoder of 0"):
+        DP2VAE(build_encoder(SHAPE, 2, 3, width=1), build_decoder(SHAPE, 2, width=1))
 
-def test_private_training_multiplies_matrices_in_float32():
+
+def test_private_training_multiplies_matrices_in_float32_and_puts_the_setting_back():
+    enabled, seen = tf.config.experimental.tensor_float_32_execution_enabled, []
     tf.config.experimental.enable_tensor_float_32_execution(True)
-    fit(tiny_model())
-    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    fit(tiny_model(), callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append(enabled()))])
+    assert seen == [False] and enabled()
+
+
+def test_the_clip_is_the_guarantees_and_another_one_of_the_optimizer_is_refused():
+    model = tiny_model(privacy=Privacy(1.0, 1e-5, l2_norm_clip=0.5))
+    model.compile(DPAdam(l2_norm_clip=0.1))
+    with pytest.raises(InvalidInputError, match=r"l2_norm_clip=0.1.*Privacy\(l2_norm_clip=0.5\)"):
+        fit(model)
+    assert model.ledger.events == ()
+    for optimizer in (DPAdam(l2_norm_clip=0.5), DPAdam()):
+        model = tiny_model(privacy=Privacy(1.0, 1e-5, l2_norm_clip=0.5))
+        model.compile(optimizer)
+        fit(model)
+        assert model.optimizer.l2_norm_clip == 0.5
+
+
+def test_more_than_one_step_at_a_time_is_refused():
+    model = tiny_model()
+    model.steps_per_execution = 2
+    with pytest.raises(InvalidInputError, match="steps_per_execution"):
+        fit(model)
+
+
+def test_keras_defaults_of_fit_are_no_wishes():
+    model = tiny_model()
+    fit(model, shuffle=True, initial_epoch=0, validation_split=0.0, validation_freq=1)
+    assert model.ledger.events
+
+
+def test_evaluation_takes_records_as_it_takes_arrays():
+    model, records = tiny_model(), Records(IMAGES, LABELS, CLASSES)
+    history = fit(model, validation_data=records)
+    assert "val_loss" in history.history
+    found, expected = model.evaluate(records, verbose=0), model.evaluate(IMAGES, LABELS, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=0.02)  # each draws latents of its own
+    with pytest.raises(InvalidInputError, match="leave y out"):
+        model.evaluate(records, LABELS)
+
+
+def test_checkpoints_without_a_ledger_on_disk_are_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"could not be resumed.*Ledger\(path\)"):
+        fit(tiny_model(checkpoints=Checkpoints(str(tmp_path))))
+    assert not list(tmp_path.iterdir())
+    ledger = Ledger(tmp_path / "ledger")
+    fit(tiny_model(checkpoints=Checkpoints(str(tmp_path), 0), ledger=ledger))
+    assert list((tmp_path / "checkpoints").iterdir())
+    ledger.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_loaded_model_charges_the_ledger_in_its_file_or_nothing(tmp_path, shared):
+    ledger = Ledger(tmp_path / "ledger", shared=shared)
+    model = tiny_model(ledger=ledger, privacy=Privacy(2.0, 1e-5))
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    ledger.close()
+    again = load(tmp_path / "model.keras")
+    assert again.privacy_statement().to_json() == model.privacy_statement().to_json()
+    assert again.privacy_statement().to_json()["shared_ledger"] is shared
+    again.privacy = Privacy(4.0, 1e-5)
+    with pytest.raises(InvalidInputError, match=r"model.ledger = Ledger\(path\)"):
+        fit(again)
+    again.save(tmp_path / "model.keras")
+    assert load(tmp_path / "model.keras").ledger.detached, "the copy of a copy"
+    again.ledger = Ledger(tmp_path / "ledger", shared=shared)
+    before = len(again.ledger.charges)
+    fit(again)
+    again.ledger.close()
+    assert len(Ledger(tmp_path / "ledger").charges) == before + 2
 
 
 def test_an_engine_that_is_not_known_is_refused_before_anything_is_trained():

@@ -58,7 +58,6 @@ def train(records: Records, root: Path, pretraining, calls=None, prior=None, cal
         physical_batch_size=32,
     )
     model.mechanisms = Recorder(model) if calls is None else Player(model, calls)
-    model.ledger = model.mechanisms.ledger
     model.compile(DPAdam(learning_rate=0.01, use_ema=True, ema_momentum=0.5), run_eagerly=True)
     model.fit(records, batch_size=24, epochs=2, steps_per_epoch=2, verbose=0, callbacks=list(callbacks))
     if calls is not None:

@@ -13,6 +13,7 @@ remembers agrees. Whoever keeps copies of a run must not resume two of them.
 from __future__ import annotations
 
 import enum
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -65,16 +66,18 @@ class Checkpoints:
       progress: how far the run is.
       resumed: whether a killed run goes on.
       answers: the stored answers; None without a folder.
+      folder: the run's private folder, or None.
     """
 
-    def __init__(self, folder: Path | None = None, seconds: float = 30.0):
+    def __init__(self, folder: str | os.PathLike[str] | None = None, seconds: float = 30.0):
         """Creates nothing on disk yet.
 
         Args:
-          folder: the run's private folder; `checkpoints` and `answers` go below it.
+          folder: the run's private folder, which exists; `checkpoints` and `answers` go below it.
           seconds: time between two checkpoints; 0 makes one at every step. No effect on what comes out.
         """
-        self._folder = folder and folder / "checkpoints"
+        self.folder = None if folder is None else Path(folder)
+        self._folder = self.folder and self.folder / "checkpoints"
         self._seconds, self._saved_at, self._number = seconds, 0.0, 0
         self._tracked: dict[str, list[keras.Variable]] = {}
         self._restored: dict[str, np.ndarray] = {}

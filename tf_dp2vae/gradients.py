@@ -21,7 +21,8 @@ Edge cases, the same in both engines:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol, get_args
 
 import keras
@@ -42,6 +43,17 @@ LossFunction = Callable[[Apply, Any], tf.Tensor]
 EngineName = Literal["book-keeping", "reference"]
 
 _logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of float32 matrices in all their bits: some GPUs would take 10, and a clipped sum could exceed its bound."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 class GradientEngine(Protocol):

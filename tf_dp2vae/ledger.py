@@ -52,7 +52,12 @@ class Ledger:
       run: identity of the run that charges.
       charges: every charge, in order.
       answers: for the hash of a charge, the digest of its stored answer, where one was stored.
+      path: its file; None for one in memory.
+      detached: whether it is a copy, in a saved model, of a ledger that is a file. Nothing can be charged to it.
     """
+
+    path: Path | None = None
+    detached = False
 
     def __init__(
         self, path: str | os.PathLike[str] | None = None, num_records: int | None = None, shared: bool = False
@@ -171,6 +176,14 @@ class Ledger:
         )
         self._guaranteed = guaranteed
 
+    def refuse_detached(self) -> None:
+        """Refuses what would be charged to a copy and be missing in the file."""
+        check(
+            not self.detached,
+            "the model's ledger is a copy of one in a file, on which the charge would be missing: set model.ledger = "
+            "Ledger(path) to that file first.",
+        )
+
     def begin(self) -> None:
         """Writes the header, unless it is there. It holds random digits, so that no two ledgers share a chain."""
         if not self._hashes:
@@ -188,7 +201,9 @@ class Ledger:
 
         Raises:
           StorageError: it could not be written; nothing may be asked of the records.
+          InvalidInputError: the ledger is a copy.
         """
+        self.refuse_detached()
         self.begin()
         self._write({**event.to_json(), _RUN: self.run})
 

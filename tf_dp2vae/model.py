@@ -28,7 +28,7 @@ from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, StepsDone, refuse_p
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.chunks import chunk_size
 from tf_dp2vae.contrast import Contrast
-from tf_dp2vae.gradients import EngineName, make_engine
+from tf_dp2vae.gradients import EngineName, full_float32, make_engine
 from tf_dp2vae.judge import Judge
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
@@ -42,7 +42,7 @@ from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.refusals import as_records, check_ready, check_sizes, refuse_unsupported, warn_about_delta
 from tf_dp2vae.sampler import Sampler
-from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
+from tf_dp2vae.sampling import PoissonBatch, PoissonSource, in_order, unit_interval
 from tf_dp2vae.statement import Statement, statement_of
 from tf_dp2vae.terms import terms_of
 from tf_dp2vae.units import Unit
@@ -61,7 +61,8 @@ class DP2VAE(VAE):
       latent_prior: where samples' latents come from, and how often each class occurs.
       contrast: how samples' logits become pixels.
       judge: which of several samples is shown for a label.
-      ledger: everything that was charged.
+      ledger: everything that was charged; a model that was saved with a ledger in a file holds a copy, and trains on only
+        after `model.ledger = Ledger(path)`.
       secure_noise: whether all noise so far came from the operating system.
       plan: the constants of the last `fit`, or None.
       num_records, unit, audit_canaries: of the records it was trained on (N; what the guarantee is about; how many of them
@@ -105,7 +106,7 @@ class DP2VAE(VAE):
           seed: of public randomness (pre-training, sleep). Private randomness has no seed.
           trials: how many runs like this one were tried to choose the arguments; for the statement.
           ledger: what the training is charged to; by default one in memory of the model's own.
-          checkpoints: where a run is kept that may be killed and resumed; by default nowhere.
+          checkpoints: where a run is kept that may be killed and resumed, with a ledger in a file; by default nowhere.
           entropy: source of private randomness; by default the operating system. `InsecureSeed` is for research.
 
         Raises:
@@ -138,11 +139,10 @@ class DP2VAE(VAE):
         self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
         self.contrast = Contrast(name="contrast")
         self.judge = Judge(self.image_shape, max(self.num_classes, 1), name="judge")
-        self.ledger = ledger if ledger is not None else Ledger()
         entropy = entropy or SystemEntropy()
-        self.ledger.vouch(entropy.secure and self.pretraining.end_to_end and self.pretraining.private)
-        self.mechanisms = Mechanisms(self.ledger, entropy)
         self.secure_noise = entropy.secure
+        self.mechanisms = Mechanisms(Ledger(), entropy)
+        self.ledger = self.ledger if ledger is None else ledger
         self.checkpoints = checkpoints or Checkpoints()
         self.plan: Plan | None = None
         self.num_records: int | None = None
@@ -150,6 +150,16 @@ class DP2VAE(VAE):
         self.phase = Phase.PRIVATE
         self._epsilon = EpsilonSpent()
         self.built = True
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the mechanisms charge."""
+        return self.mechanisms.ledger
+
+    @ledger.setter
+    def ledger(self, ledger: Ledger) -> None:
+        ledger.vouch(self.secure_noise and self.pretraining.end_to_end and self.pretraining.private)
+        self.mechanisms.ledger = ledger
 
     @property
     def shares(self) -> dict[str, float]:
@@ -252,7 +262,7 @@ class DP2VAE(VAE):
         epochs: int = 1,
         verbose: str | int = "auto",
         callbacks: list[keras.callbacks.Callback] | None = None,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: tuple[Any, ...] | Records | None = None,
         steps_per_epoch: int | None = None,
         **unsupported: Any,
     ) -> keras.callbacks.History:
@@ -265,8 +275,8 @@ class DP2VAE(VAE):
           epochs: rounds of the private phase; sleep, where there is any, follows each but the last.
           verbose: as in Keras.
           callbacks: of the private phase. Those that stop, save or change rates by private metrics are refused.
-          validation_data: (x, y), other records; their metrics are private numbers too, and cost nothing only if
-            nothing is decided by them.
+          validation_data: (x, y) or `Records`, other records; their metrics are private numbers too, and cost nothing only
+            if nothing is decided by them.
           steps_per_epoch: private steps in each round; by default 1/q, which is one expected pass.
 
         Returns:
@@ -393,8 +403,6 @@ class DP2VAE(VAE):
     def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation_data):
         assert self.plan is not None
         self._freeze()
-        # On some GPUs TensorFlow would multiply float32 matrices with 10 bits: clipped sums could exceed their bound.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
         num_weights = sum(math.prod(variable.shape) for variable in self.trainable_variables)
         size = self.physical_batch_size or chunk_size(
             self.private_networks, records.num_records, self.plan.sampling_rate, self.draws
@@ -413,7 +421,7 @@ class DP2VAE(VAE):
         self._epsilon.follow(self.checkpoints.events_beside_steps(), self.plan, self.privacy)
         self.make_train_function(force=True)
         untrained = [weight for network in self.private_networks for weight in network.non_trainable_variables]
-        with unchanged(untrained) as changed:
+        with unchanged(untrained) as changed, full_float32():
             history = super().fit(
                 source.dataset(),
                 epochs=epochs,
@@ -439,14 +447,20 @@ class DP2VAE(VAE):
         """Refused: a batch chosen by the caller is no Poisson batch, so no event describes it."""
         raise InvalidInputError("train_on_batch is refused: a batch of your choice is no Poisson sample; use fit.")
 
-    def _validation_batches(self, data: tuple[Any, ...] | None) -> tf.data.Dataset | None:
-        if data is None:
-            return None
+    def evaluate(self, x: Any = None, y: Any = None, **arguments: Any) -> Any:  # type: ignore[override]
+        """Keras's, of arrays, datasets or `Records`: the mean negative ELBO and its parts, private numbers all."""
+        if isinstance(x, Records):
+            check(y is None, "x is a Records, which holds its labels: leave y out.")
+            x = in_order(x, self.physical_batch_size or _VALIDATED_AT_ONCE)
+        return super().evaluate(x, y, **arguments)
+
+    def _validation_batches(self, data: tuple[Any, ...] | Records | None) -> tf.data.Dataset | None:
+        size = self.physical_batch_size or _VALIDATED_AT_ONCE
+        if data is None or isinstance(data, Records):
+            return data and in_order(data, size)
         images, labels = (*data, None)[:2]
         labels = np.zeros(len(images), np.int32) if labels is None else labels
-        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(
-            self.physical_batch_size or _VALIDATED_AT_ONCE
-        )
+        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(size)
 
     # --- What comes out ---------------------------------------------------------------------------------------------
 
@@ -494,6 +508,8 @@ class DP2VAE(VAE):
                 "unit": serialize(self.unit),
                 "audit_canaries": self.audit_canaries,
                 "events": [event.to_json() for event in self.ledger.events],
+                "shared_ledger": self.ledger.shared,
+                "ledger_in_file": self.ledger.path is not None or self.ledger.detached,
                 "secure_noise": self.secure_noise,
             },
         }
@@ -508,6 +524,7 @@ class DP2VAE(VAE):
         past = config[_PAST]
         for event in past["events"]:
             model.ledger.charge(accounting.Event.from_json(event))
+        model.ledger.shared, model.ledger.detached = past["shared_ledger"], past["ledger_in_file"]
         model.secure_noise = past["secure_noise"]
         model.num_records, model.audit_canaries = past["num_records"], past["audit_canaries"]
         model.unit = restore(past["unit"], custom_objects)

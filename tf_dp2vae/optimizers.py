@@ -29,7 +29,7 @@ class DPOptimizerMixin:
 
     def __init__(
         self,
-        l2_norm_clip: float = 1.0,
+        l2_norm_clip: float | None = None,
         noise_multiplier: float | None = None,
         expected_batch_size: float | None = None,
         **kwargs: Any,
@@ -37,22 +37,33 @@ class DPOptimizerMixin:
         """Creates the optimizer. `DP2VAE.fit` sets the three privacy arguments from the plan it calibrated.
 
         Args:
-          l2_norm_clip: C, bound on one record's gradient.
+          l2_norm_clip: C, bound on one record's gradient. `Privacy.l2_norm_clip` decides; another C here is refused.
           noise_multiplier: σ, noise deviation divided by C. None: not calibrated yet, refuses to step.
           expected_batch_size: q·N.
           **kwargs: those of the Keras optimizer (`learning_rate`, `use_ema`, …).
         """
         check(
             not any(kwargs.get(name) for name in ("clipnorm", "clipvalue", "global_clipnorm")),
-            "clipnorm, clipvalue and global_clipnorm act after the noise: use l2_norm_clip, the clip for each example.",
+            "clipnorm, clipvalue and global_clipnorm act after the noise: leave them out; Privacy(l2_norm_clip=…) is the "
+            "clip for each example.",
         )
-        super().__init__(l2_norm_clip=l2_norm_clip, noise_multiplier=noise_multiplier or 0.0, **kwargs)
+        clip = 1.0 if l2_norm_clip is None else l2_norm_clip
+        super().__init__(l2_norm_clip=clip, noise_multiplier=noise_multiplier or 0.0, **kwargs)
         self._issued: list[Any] = []
-        self.configure(l2_norm_clip, noise_multiplier, expected_batch_size)
+        self._asked_clip = l2_norm_clip
+        self.configure(clip, noise_multiplier, expected_batch_size)
 
     @property
     def _name(self) -> str:
         return self.name  # type: ignore[attr-defined]  # tensorflow-privacy reads the Keras 2 attribute
+
+    def check_clip(self, l2_norm_clip: float) -> None:
+        """Refuses a C of its own that is not the guarantee's."""
+        check(
+            self._asked_clip in (None, l2_norm_clip),
+            f"the optimizer was made with l2_norm_clip={self._asked_clip}, the model with Privacy(l2_norm_clip="
+            f"{l2_norm_clip:g}), which decides: leave it out of the optimizer.",
+        )
 
     def configure(self, l2_norm_clip: float, noise_multiplier: float | None, expected_batch_size: float | None) -> None:
         """Sets C, σ and q·N."""

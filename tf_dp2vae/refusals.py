@@ -43,9 +43,17 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
     check(len(set(latents)) == 1, f"latent sizes differ (mean, log-variance, decoder input): {latents}.")
     image, logits = tuple(encoder.inputs[0].shape[1:]), tuple(decoder.outputs[0].shape[1:])
     check(image == logits, f"the encoder reads images of {image}, the decoder writes {logits}: they must be equal.")
-    return int(decoder.inputs[1].shape[-1]) if len(decoder.inputs) > 1 else 0
+    sizes = [int(network.inputs[1].shape[-1]) if len(network.inputs) > 1 else 0 for network in (encoder, decoder)]
+    check(
+        sizes[0] in (0, sizes[1]),
+        f"the encoder reads labels of {sizes[0]} classes, the decoder of {sizes[1]}: build both for the same label set.",
+    )
+    inputs = max(len(encoder.inputs), len(decoder.inputs))
+    check(inputs <= 2, f"a network has {inputs} inputs: an image or a latent, and at most a one-hot label.")
+    return sizes[1]
 
 
+_KERAS_DEFAULTS = {"shuffle": True, "initial_epoch": 0, "validation_split": 0.0, "validation_freq": 1}
 _REFUSED = {
     "validation_split": "it would set records aside after N was counted; split first and pass validation_data",
     "sample_weight": "a weight multiplies a record's contribution after its bound was agreed",
@@ -56,18 +64,25 @@ _REFUSED = {
 
 
 def refuse_unsupported(arguments: dict[str, Any]) -> None:
-    """Refuses arguments of Keras's `fit` that would void the guarantee, saying why."""
+    """Refuses arguments of Keras's `fit` that would void the guarantee, saying why; Keras's own defaults pass."""
     for name, value in arguments.items():
-        check(
-            not (value is not None and value is not False),
-            f"fit({name}=…) is refused: {_REFUSED.get(name, 'not supported')}.",
-        )
+        plain = isinstance(value, (bool, int, float, str))
+        left_alone = value is None or value is False or (plain and value == _KERAS_DEFAULTS.get(name))
+        shown = repr(value) if plain else type(value).__name__
+        check(left_alone, f"fit({name}={shown}) is refused: {_REFUSED.get(name, 'not supported')}. Leave it out.")
 
 
 def check_ready(model: DP2VAE) -> None:
     """Refuses a model that is not compiled, or compiled for a way of stepping that the ledger could not follow."""
     check(model.compiled, "call compile(optimizer='dp-adam') before fit.")
     check(model.steps_per_execution == 1, "steps_per_execution must be 1: each private step is charged by itself.")
+    model.optimizer.check_clip(model.privacy.l2_norm_clip)
+    model.ledger.refuse_detached()
+    check(
+        model.checkpoints.folder is None or model.ledger.path is not None,
+        f"a run with checkpoints in {model.checkpoints.folder} and its ledger in memory could not be resumed: give it "
+        "ledger=Ledger(path).",
+    )
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     check(replicas == 1, f"{replicas} replicas would each add noise and sum it: train under one.")
 

@@ -121,6 +121,12 @@ class PoissonSource:
         return tf.data.Dataset.counter().map(drawn).prefetch(1)
 
 
+def in_order(records: Records, batch_size: int) -> tf.data.Dataset:
+    """(images, labels) batches of all records, for metrics of the private side."""
+    with records.opened() as (images, labels):
+        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
+
+
 def unprotected_batches(records: Records, batch_size: int, seed: int, drop_remainder: bool = True) -> tf.data.Dataset:
     """Shuffled (images, labels) batches *outside* every mechanism. Whatever learns from them is not private."""
     with records.opened() as (images, labels):
