@@ -36,7 +36,7 @@ from published_mechanism import (
 )
 
 from tf_dp2vae import accounting
-from tf_dp2vae.audit.bounds import Verdict, judge
+from tf_dp2vae.audit.bounds import Verdict, verdict_of
 from tf_dp2vae.audit.encoder_matching import EncoderMatching
 from tf_dp2vae.audit.transcript import TranscriptAudit
 from tf_dp2vae.commands import parse
@@ -151,10 +151,10 @@ def chosen(scores: Scores) -> tuple[str, Verdict]:
 
     def promise(name: str) -> float:
         out, inside = scores[name][:, :CALIBRATION]
-        return judge(inside, out, half, CLAIM.delta).lower_bound
+        return verdict_of(inside, out, half, CLAIM.delta).lower_bound
 
     name = max(scores, key=promise)
-    return name, judge(scores[name][1], scores[name][0], CALIBRATION, CLAIM.delta)
+    return name, verdict_of(scores[name][1], scores[name][0], CALIBRATION, CLAIM.delta)
 
 
 def summary(row: Row, scores: Scores) -> dict[str, object]:

@@ -35,7 +35,7 @@ from tf_dp2vae.audit.dirac import SOUND, Parts
 from tf_dp2vae.audit.gradient_canaries import GradientCanaries
 from tf_dp2vae.audit.image_canaries import ImageCanaries
 from tf_dp2vae.audit.implementation import ALARM, TESTS, ImplementationTests
-from tf_dp2vae.audit.one_run import OneRunVerdict, judge_one_run
+from tf_dp2vae.audit.one_run import OneRunVerdict, one_run_verdict
 from tf_dp2vae.baselines import NotPrivate
 from tf_dp2vae.commands import parse
 from tf_dp2vae.model import DP2VAE
@@ -44,7 +44,6 @@ from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Un
 from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.randomness import SystemEntropy
 from tf_dp2vae.records import Records
-from tf_dp2vae.sampler import Sampler
 
 RESULTS = Path(__file__).parent / "results"
 FILE = RESULTS / "audit.json"
@@ -149,12 +148,10 @@ def released_tells(records: Records, way: Pretraining, parts: Parts) -> OneRunVe
     planted = {"PoissonSource": parts.source, "make_engine": lambda *_: parts.engine()}
     with mock.patch.multiple("tf_dp2vae.model", **planted):
         model.fit(records.joined(*canaries), batch_size=BATCH, epochs=ROUNDS, steps_per_epoch=STEPS, verbose=0)
-    assert model.refinement is not None
-    judged = model.judge, model.refinement.candidates
-    sampler = Sampler(model.decoder, model.latent_prior, model.contrast, 10, *judged)
+    sampler = model.sampler()
     labels = np.repeat(np.arange(10), SAMPLES // 10)
     images = np.concatenate([sampler.sample(SAMPLES // 10, label, label).numpy() for label in range(10)])
-    return judge_one_run(canaries.scores((images, labels)), canaries.included, CLAIM.delta)
+    return one_run_verdict(canaries.scores((images, labels)), canaries.included, CLAIM.delta)
 
 
 def stored() -> list[Row]:

@@ -77,10 +77,10 @@ class StatisticsWithoutNoise(Mechanisms):
 class FeaturesWithoutNoise(Mechanisms):
     """Charges the sums of features and gives them as they are."""
 
-    def feature_sums(self, records, event, features):
+    def feature_means(self, records, event, features):
         self.charge(event)
         silent = replace(event, noise_multiplier=_NEXT_TO_NONE * event.noise_multiplier)
-        return Mechanisms(Ledger(), self.entropy).feature_sums(records, silent, features)
+        return Mechanisms(Ledger(), self.entropy).feature_means(records, silent, features)
 
 
 class StatisticsWithoutClip(Mechanisms):

@@ -35,7 +35,6 @@ from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.objectives import draw_latent
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.refinement import Refinement
-from tf_dp2vae.sampler import Sampler
 
 matplotlib.use("Agg")
 
@@ -109,8 +108,7 @@ def reconstructions(model: DP2VAE, images: np.ndarray, labels: np.ndarray) -> np
 
 def samples(model: DP2VAE, num: int, seed: int, candidates: int = 1) -> Labelled:
     """As a release of the model would draw them."""
-    sampler = Sampler(model.decoder, model.latent_prior, model.contrast, model.num_classes, model.judge, candidates)
-    return Release({}, sampler, True, model.image_shape).samples(num, seed)
+    return Release({}, model.sampler(candidates), True, model.image_shape).samples(num, seed)
 
 
 def measure(data: Path, flags: Flags) -> Iterator[dict]:

@@ -61,9 +61,10 @@ class Witness:
             (Answers, "settle"),
         ]:
             self._around(owner, name, before=self._event, after=self._event)
-        self._around(Mechanisms, "class_statistics", after=lambda *_: self.tell("made", "class statistics"))
-        self._around(Mechanisms, "latent_moments", after=lambda *_: self.tell("made", "latent moments"))
-        self._around(Mechanisms, "feature_sums", after=lambda *_: self.tell("made", "feature means"))
+        # Below what a resumed run asks again, so that an answer that is only recalled is not told.
+        self._around(
+            Mechanisms, "_noised_moments", after=lambda _, __, ___, event, *rest: self.tell("made", event.mechanism)
+        )
         self._around(
             Answers, "keep", after=lambda _, __, charge, answer: self.tell("used", charge.hash, _digest(answer))
         )

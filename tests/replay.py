@@ -93,9 +93,9 @@ class Recorder(Mechanisms):
             event,
         )
 
-    def feature_sums(self, records, event, features):
+    def feature_means(self, records, event, features):
         probe = np.random.default_rng(6).random((8, *records.image_shape), np.float32)
-        compute = super().feature_sums
+        compute = super().feature_means
         return self._through(
             "feature sums",
             [features(probe), event.noise_multiplier],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tf_dp2vae.accounting import CLASS_STATISTICS, FEATURE_MEANS, GRADIENT_SUM, Privacy
-from tf_dp2vae.audit.bounds import best_threshold, epsilon_lower_bound, judge
+from tf_dp2vae.audit.bounds import best_threshold, epsilon_lower_bound, verdict_of
 from tf_dp2vae.audit.encoder_matching import EncoderMatching
 from tf_dp2vae.audit.transcript import TranscriptAudit, gaussian_log_ratio
 from tf_dp2vae.model import DP2VAE
@@ -47,8 +47,8 @@ def test_threshold_lies_in_the_gap():
 def test_a_release_that_leaks_is_caught_and_an_identical_pair_is_not():
     random = np.random.default_rng(0)
     noise = random.normal(size=(2, 300))
-    assert judge(noise[0] + 20, noise[1], 100, DELTA).lower_bound == pytest.approx(3.98, abs=0.005)
-    assert judge(noise[0], noise[1], 100, DELTA).lower_bound == 0
+    assert verdict_of(noise[0] + 20, noise[1], 100, DELTA).lower_bound == pytest.approx(3.98, abs=0.005)
+    assert verdict_of(noise[0], noise[1], 100, DELTA).lower_bound == 0
 
 
 def test_gaussian_log_ratio_is_that_of_the_densities():
@@ -76,7 +76,7 @@ def test_encoder_matching_tells_which_encoder_a_decoder_fits():
 
 def _verdict(audit, releases, calibration):
     scores = [np.array([audit.log_ratio(member) for _ in range(releases)]) for member in (True, False)]
-    return judge(*scores, calibration, DELTA)
+    return verdict_of(*scores, calibration, DELTA)
 
 
 def test_transcript_of_dreams_stays_below_the_claim():

@@ -149,7 +149,7 @@ def test_without_privacy_the_encoder_sees_exact_principal_components(unprivate):
 @pytest.mark.parametrize("num", [240, 300])
 def test_without_privacy_refinement_is_told_the_exact_sums_of_features(unprivate, num):
     images, labels = images_and_labels(num)
-    found = unprivate.pretraining.feature_sums(
+    found = unprivate.pretraining.feature_means(
         unprivate, Records(images, labels, CLASSES), lambda part: unprivate.judge.features(tf.constant(part)).numpy()
     )
     each = unprivate.judge.features(tf.constant(images / np.float32(255))).numpy()

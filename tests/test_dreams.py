@@ -148,9 +148,9 @@ def test_without_noise_dreams_have_the_means_and_covariances_of_the_records():
         pixels = images.reshape(600, -1) / 255.0
     for label in (0, 1):
         own = pixels[labels == label]
-        mean = dreamer.means[label] + dreamer.basis @ dreamer.feature_means[label]
+        mean = dreamer.means[label] + dreamer.basis @ dreamer.factor_means[label]
         np.testing.assert_allclose(mean, own.mean(0), atol=1e-3)
-        factor = dreamer.basis @ dreamer.feature_scales[label]
+        factor = dreamer.basis @ dreamer.factor_scales[label]
         np.testing.assert_allclose(factor @ factor.T, np.cov(own.T, bias=True), atol=2e-5)
 
 

@@ -201,7 +201,7 @@ def latents_of(records, bound, weights, encode, shared=False, entropy=None):
 
 def features_of(records, features, entropy=None):
     door = Mechanisms(Ledger(), entropy or Silence())
-    return door.feature_sums(records, EVENT if entropy else EXACT, features)
+    return door.feature_means(records, EVENT if entropy else EXACT, features)
 
 
 @pytest.mark.parametrize("held", [5, 4, 1])

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import binom, norm
 
-from tf_dp2vae.audit.one_run import judge_one_run, one_run_lower_bound, p_value
+from tf_dp2vae.audit.one_run import one_run_lower_bound, one_run_verdict, p_value
 from tf_dp2vae.validation import InvalidInputError
 
 
@@ -68,7 +68,7 @@ def test_abstention_keeps_the_bound_valid_on_a_gaussian_mechanism_and_makes_it_s
         included = random.random(canaries) < 0.5
         scores = included - 0.5 + sigma * random.normal(size=canaries)
         for share in found:
-            found[share].append(judge_one_run(scores, included, delta, shares=(share,)).lower_bound)
+            found[share].append(one_run_verdict(scores, included, delta, shares=(share,)).lower_bound)
     assert max(found[0.01]) < epsilon
     assert np.median(found[0.01]) > 1.2 * np.median(found[1.0]) > 0.5
 
@@ -76,7 +76,9 @@ def test_abstention_keeps_the_bound_valid_on_a_gaussian_mechanism_and_makes_it_s
 def test_several_attempts_share_the_confidence():
     """Scores that know nothing: ε is 0, and the best of three attempts may exceed it one time in twenty at most."""
     random = np.random.default_rng(3)
-    wrong = [judge_one_run(random.normal(size=300), random.random(300) < 0.5, 0.0).lower_bound > 0 for _ in range(1500)]
+    wrong = [
+        one_run_verdict(random.normal(size=300), random.random(300) < 0.5, 0.0).lower_bound > 0 for _ in range(1500)
+    ]
     assert np.mean(wrong) < 0.067
 
 

@@ -20,7 +20,7 @@ from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms, Answers, _moments
 from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.checkpoints import Checkpoints, Phase
-from tf_dp2vae.durable import DamagedFileError, held
+from tf_dp2vae.durable import DamagedFileError, locked
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.moments import Moments
@@ -145,7 +145,7 @@ def play(monkeypatch, tmp_path, answers, **arguments):
     with monkeypatch.context() as patch:
         patch.setattr(Mechanisms, "class_statistics", moments)
         patch.setattr(Mechanisms, "latent_moments", moments)
-        patch.setattr(Mechanisms, "feature_sums", moments)
+        patch.setattr(Mechanisms, "feature_means", moments)
         patch.setattr(PrivateSteps, "__call__", step)
         model = make_model(tmp_path / "unbroken", Ledger(), **arguments)
         model.checkpoints = Checkpoints()
@@ -409,7 +409,7 @@ def test_resume_refuses_in_one_line_what_it_cannot_do(command, monkeypatch, tmp_
     assert "no such run" in refused("--resume", tmp_path / "nowhere")
     assert "epsilon was 1.0, is now 3.0" in refused("--resume", command.folder, "--epsilon", "3")
     assert "--resume" in refused()  # the same name again
-    with held(command.folder / "private"):
+    with locked(command.folder / "private"):
         assert "in use" in refused("--resume", command.folder)
     images, labels = images_and_labels(40, seed=7)
     content = command.data.read_bytes()

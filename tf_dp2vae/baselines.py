@@ -117,8 +117,8 @@ class StatisticsAlone(Dreams):
         linear[0].assign(dreamer.means, dreamer.basis)
         used, prior = dreamer.basis.shape[1], model.latent_prior
         means, covariances = np.zeros(prior.means.shape), np.tile(np.eye(prior.latent_dim), (prior.num_classes, 1, 1))
-        means[:, :used] = dreamer.feature_means
-        covariances[:, :used, :used] = dreamer.feature_scales @ np.swapaxes(dreamer.feature_scales, 1, 2)
+        means[:, :used] = dreamer.factor_means
+        covariances[:, :used, :used] = dreamer.factor_scales @ np.swapaxes(dreamer.factor_scales, 1, 2)
         prior.assign(means, covariances)
         prior.frequencies.assign(dreamer.frequencies)
         # The generator has the released moments by construction; what its samples' energy differs by is noise.
@@ -159,7 +159,7 @@ class NotPrivate(Pretraining):
         assign_moments(model.latent_prior, _exact_moments(model, batches))
         model.contrast.energy.assign(np.mean([mean_energy(unit_interval(images).numpy()) for images, _ in batches]))
 
-    def feature_sums(self, model: DP2VAE, records: Records, features: Features) -> Moments:
+    def feature_means(self, model: DP2VAE, records: Records, features: Features) -> Moments:
         classes = model.latent_prior.num_classes
         sums = np.zeros((classes, model.judge.num_features))
         for images, labels in unprotected_batches(records, _BATCH, model.seed, drop_remainder=False):

@@ -40,30 +40,30 @@ class DreamGenerator:
     Attributes:
       means: μ, [classes, pixels].
       basis: B, [pixels, d], orthonormal columns.
-      feature_means: m, [classes, d].
-      feature_scales: lower-triangular factors of S, [classes, d, d].
+      factor_means: m, [classes, d].
+      factor_scales: lower-triangular factors of S, [classes, d, d].
       frequencies: [classes], probabilities.
       image_shape: (height, width, channels).
     """
 
     means: np.ndarray
     basis: np.ndarray
-    feature_means: np.ndarray
-    feature_scales: np.ndarray
+    factor_means: np.ndarray
+    factor_scales: np.ndarray
     frequencies: np.ndarray
     image_shape: tuple[int, int, int]
 
     @property
     def spread(self) -> np.ndarray:
         """Standard deviation of each coordinate over all classes, [d]."""
-        variances = np.square(self.feature_scales).sum(2) + np.square(self.feature_means)
+        variances = np.square(self.factor_scales).sum(2) + np.square(self.factor_means)
         return np.sqrt(self.frequencies @ variances)
 
     def sample(self, labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Images [n, height, width, channels] in [0, 1], float32, for labels [n]."""
         noise = random.standard_normal((len(labels), self.basis.shape[1]))
-        features = self.feature_means[labels] + np.einsum("nij,nj->ni", self.feature_scales[labels], noise)
-        flat = self.means[labels] + features @ self.basis.T
+        factors = self.factor_means[labels] + np.einsum("nij,nj->ni", self.factor_scales[labels], noise)
+        flat = self.means[labels] + factors @ self.basis.T
         return np.clip(flat, 0.0, 1.0).reshape(-1, *self.image_shape).astype(np.float32)
 
     def sample_labels(self, num: int, random: np.random.Generator) -> np.ndarray:

@@ -106,7 +106,7 @@ def append(file: BinaryIO, path: Path, line: bytes) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes away from the folder for as long as this one lives; a killed process holds nothing.
 
     Raises:

@@ -34,6 +34,8 @@ Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(images [n, h, w, c] in [0, 1], labels [n]) → (means [n, d], variances [n, d]) of each record's latent."""
 Features = Callable[[np.ndarray], np.ndarray]
 """Images [n, h, w, c] in [0, 1] → [n, d], of each image alone."""
+Contribution = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""(images, labels) → what each record adds: to its class's sum [n, d]; p [n, e] and s² [n, e] of p pᵀ + diag(s²)."""
 
 
 class ExampleLoss(Protocol):
@@ -187,7 +189,7 @@ class Mechanisms:
 
         return self._noised_moments(records, event, contribution, bound, weights, shared_second)
 
-    def feature_sums(self, records: Records, event: Event, features: Features) -> Moments:
+    def feature_means(self, records: Records, event: Event, features: Features) -> Moments:
         """Per class the sum of features clipped to norm 1; no counts and no second moments.
 
         Sensitivity: one record contributes its features to the sum of its own class, a vector of norm at most 1, and
@@ -207,7 +209,16 @@ class Mechanisms:
 
         return self._noised_moments(records, event, contribution, 1.0, (0.0, 1.0, 0.0), shared_second=True)
 
-    def _noised_moments(self, records, event, contribution, bound, weights, shared_second) -> Moments:
+    def _noised_moments(
+        self,
+        records: Records,
+        event: Event,
+        contribution: Contribution,
+        bound: float,
+        weights: tuple[float, float, float],
+        shared_second: bool,
+    ) -> Moments:
+        """The answer of each one-time mechanism; what asks again, or weighs answers, overrides this one."""
         self.charge(event)
         classes = max(records.num_classes, 1)
         counts = sums = seconds = None

@@ -347,10 +347,7 @@ class DP2VAE(VAE):
         plan = self.checkpoints.begin(
             [
                 *self.encoder.variables,
-                *self.decoder.variables,
-                *self.latent_prior.variables,
-                *self.contrast.variables,
-                *self.judge.variables,
+                *self.released_variables,
                 self._noise.state,
             ],
             self.ledger,
@@ -480,9 +477,23 @@ class DP2VAE(VAE):
         they occur. It loads with plain `tf.saved_model.load` where this package is not installed. Unlike `train.py` this
         neither writes a statement nor scans what it wrote.
         """
-        judged = () if self.refinement is None else (self.judge, self.refinement.candidates)
-        sampler = Sampler(self.decoder, self.latent_prior, self.contrast, self.num_classes, *judged)
-        reproducible.save(sampler, path)
+        reproducible.save(self.sampler(), path)
+
+    def sampler(self, candidates: int | None = None) -> Sampler:
+        """What `export_sampler` writes, in this process.
+
+        Args:
+          candidates: that the judge chooses one from; by default the refinement's, and 1 without refinement.
+        """
+        if candidates is None:
+            candidates = 1 if self.refinement is None else self.refinement.candidates
+        return Sampler(self.decoder, self.latent_prior, self.contrast, self.num_classes, self.judge, candidates)
+
+    @property
+    def released_variables(self) -> list[keras.Variable]:
+        """Of everything that a sampler holds."""
+        parts = (self.decoder, self.latent_prior, self.contrast, self.judge)
+        return [variable for part in parts for variable in part.variables]
 
     # --- Saving -----------------------------------------------------------------------------------------------------
 

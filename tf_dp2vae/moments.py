@@ -19,7 +19,7 @@ _DOUBTFUL = 3
 
 @dataclass(frozen=True)
 class Moments:
-    """A noised answer of `class_statistics`, `latent_moments` or `feature_sums`, in natural units.
+    """A noised answer of `class_statistics`, `latent_moments` or `feature_means`, in natural units.
 
     Attributes:
       counts: [classes], or None where the weight of counts was 0.

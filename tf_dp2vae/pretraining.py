@@ -76,10 +76,10 @@ class Pretraining(Configuration):
         """What happens between the rounds of the private phase."""
         return []
 
-    def feature_sums(self, model: DP2VAE, records: Records, features: Features) -> Moments:
+    def feature_means(self, model: DP2VAE, records: Records, features: Features) -> Moments:
         """What refinement asks for, each class's sum of features: by the mechanism, for refinement's share."""
         assert model.plan is not None
-        return model.mechanisms.feature_sums(records, model.plan.release(FEATURE_MEANS), features)
+        return model.mechanisms.feature_means(records, model.plan.release(FEATURE_MEANS), features)
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -197,14 +197,14 @@ class Dreams(_WithSleep):
 
         def coordinates(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             centred = images.reshape(len(images), -1) - found.means[labels]
-            features = centred @ found.basis
-            return features, np.zeros_like(features)
+            factors = centred @ found.basis
+            return factors, np.zeros_like(factors)
 
         moments = mechanisms.latent_moments(
             records,
             plan.release(DREAM_MOMENTS),
             coordinates,
-            _FEATURE_BOUND * bound,
+            _FACTOR_BOUND * bound,
             MOMENT_WEIGHTS,
             shared_second=False,
         )
@@ -220,7 +220,7 @@ def look_along(encoder: keras.Model, basis: np.ndarray, spread: np.ndarray) -> N
 
 _LEAST_SPREAD = 0.01
 """Below this a coordinate of images in [0, 1] is noise, and to stretch it to unit size would drown the others."""
-_FEATURE_BOUND = 0.6
+_FACTOR_BOUND = 0.6
 """Bound on an image's distance from its class mean, as a fraction of the bound on images: noise falls with its square."""
 STATISTICS_WEIGHTS = (0.25, 1.0, 1.0)
 """(a, b, c): of a record's count, sum and second moment in its bounded contribution. Counts are in the thousands and bear

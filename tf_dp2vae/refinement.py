@@ -80,7 +80,7 @@ class Refinement(Configuration):
         judge, samples = model.judge, _Samples(model)
         judge.normalise(samples.images(_balanced(model, _NORMALISED_ON)))
         featured = tf.function(judge.features, reduce_retracing=True)
-        answer = model.pretraining.feature_sums(model, records, lambda images: featured(tf.constant(images)).numpy())
+        answer = model.pretraining.feature_means(model, records, lambda images: featured(tf.constant(images)).numpy())
         target = Target.of(answer, model.latent_prior.frequencies.numpy() * records.num_records)
         if self.steps:
             self._match(model, samples, target)

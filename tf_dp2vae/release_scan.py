@@ -134,13 +134,7 @@ def secrets_of(model: DP2VAE, records: Records | None, private: Path) -> Secrets
       records: what it was trained on; None leaves them out of the search.
       private: the run's private folder.
     """
-    released = (
-        *model.decoder.variables,
-        *model.latent_prior.variables,
-        *model.contrast.variables,
-        *model.judge.variables,
-    )
-    allowed = [variable.numpy() for variable in released]
+    allowed = [variable.numpy() for variable in model.released_variables]
     others = {
         "encoder weights": [variable.numpy() for variable in model.encoder.variables],
         "optimizer state": [variable.numpy() for variable in (model.optimizer.variables if model.compiled else [])],

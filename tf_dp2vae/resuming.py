@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.commands import parse
 from tf_dp2vae.durable import WAY_OUT, DamagedFileError
 from tf_dp2vae.flags import TrainFlags
-from tf_dp2vae.runs import CONFIG, RunFolder
+from tf_dp2vae.runs import CONFIG, RunFolder, read_config
 from tf_dp2vae.validation import check
 
 _MAY_CHANGE = ("resume", "checkpoint_seconds")
@@ -58,11 +56,10 @@ def read_flags(run: Path) -> TrainFlags:
     try:
         check(run.is_dir(), f"--resume {run}: there is no such run.")
         check(file.is_file(), f"{file} is missing, so nothing says how to go on: {WAY_OUT}.")
-        content = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DamagedFileError(f"{file} cannot be read ({error}): {WAY_OUT}.") from error
+    config = read_config(run / "private")
     try:
-        config: dict[str, Any] = json.loads(content)
         unknown = config.keys() ^ {field.name for field in fields(TrainFlags)}
         if unknown:
             raise ValueError(f"flags {', '.join(sorted(unknown))} are unknown or missing")

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from tf_dp2vae.checkpoints import Checkpoints
 from tf_dp2vae.checksums import write_checksums
-from tf_dp2vae.durable import StorageError, held, is_storage_fault, sync_folder, sync_tree, write_atomically
+from tf_dp2vae.durable import (
+    WAY_OUT,
+    DamagedFileError,
+    StorageError,
+    is_storage_fault,
+    locked,
+    sync_folder,
+    sync_tree,
+    write_atomically,
+)
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.statement import NOT_PRIVATE
 from tf_dp2vae.validation import InvalidInputError, check, check_path
@@ -37,6 +46,34 @@ the records themselves.
 PRIVATE_MODE = 0o700
 CONFIG = "config.json"
 _LEDGER = "ledger.jsonl"
+
+
+def read_config(private: Path) -> dict[str, Any]:
+    """The flags that a run was started with, as they stand in its private folder; empty where there are none.
+
+    Raises:
+      DamagedFileError: the file cannot be read.
+    """
+    file = private / CONFIG
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no table of flags")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{file} is damaged ({' '.join(str(error).split())[:200]}): {WAY_OUT}.") from error
+    return found
+
+
+def ledger_file(private: Path) -> Path:
+    """Where the run's charges stand: on a shared ledger, or in its own folder.
+
+    Raises:
+      DamagedFileError: the run's configuration cannot be read.
+    """
+    shared = read_config(private).get("ledger")
+    return Path(shared) if isinstance(shared, str) else private / _LEDGER
 
 
 class RunFolder:
@@ -88,7 +125,7 @@ class RunFolder:
 
     @contextmanager
     def _resuming(self, num_records: int, shared: Path | None) -> Iterator[Ledger]:
-        with held(self.private):
+        with locked(self.private):
             check(not self.release.exists(), f"run {self.path} is finished: its release is {self.release}.")
             ledger = Ledger(shared or self.private / _LEDGER, num_records, shared=shared is not None)
             try:
@@ -110,7 +147,7 @@ class RunFolder:
         self.private.chmod(PRIVATE_MODE)
         ledger, before = None, 0
         try:
-            with held(self.private):
+            with locked(self.private):
                 (self.private / "README.md").write_text(_PRIVATE_README, encoding="utf-8")
                 if config is not None:
                     write_atomically(self.private / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())

@@ -84,7 +84,7 @@ class Verdict(NamedTuple):
     threshold: float
 
 
-def judge(scores_in: np.ndarray, scores_out: np.ndarray, num_calibration: int, delta: float) -> Verdict:
+def verdict_of(scores_in: np.ndarray, scores_out: np.ndarray, num_calibration: int, delta: float) -> Verdict:
     """Fixes the threshold on the first `num_calibration` scores of each side and counts on the others.
 
     Args:

@@ -15,7 +15,6 @@ many a broken one: they find gross leaks. The mechanisms have tests of their own
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +25,12 @@ import numpy as np
 from tf_dp2vae import accounting
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.audit.image_canaries import FILE, ImageCanaries
-from tf_dp2vae.audit.one_run import OneRunVerdict, judge_one_run
+from tf_dp2vae.audit.one_run import OneRunVerdict, one_run_verdict
 from tf_dp2vae.evaluation.membership import CONTROL, LIKELIHOOD_RATIO, attack_scores
 from tf_dp2vae.evaluation.real import Labelled, RealImages
 from tf_dp2vae.evaluation.report import Part, missing
 from tf_dp2vae.ledger import Ledger
+from tf_dp2vae.runs import ledger_file
 from tf_dp2vae.statement import INSECURE
 from tf_dp2vae.validation import InvalidInputError, check, check_whole
 
@@ -108,7 +108,7 @@ def canary_bound(samples: Labelled, private: Path, statement: dict[str, Any]) ->
         len(canaries.included) == planted and canaries.images.shape[1:] == samples[0].shape[1:],
         f"{private / FILE} holds {len(canaries.included)} canaries of another run: the statement says {planted}.",
     )
-    verdict = judge_one_run(canaries.scores(samples), canaries.included, statement["delta"])
+    verdict = one_run_verdict(canaries.scores(samples), canaries.included, statement["delta"])
     part = Part(title, [_row("release alone", verdict, "canaries")], {"canaries": verdict._asdict()})
     return Finding(part, _exceeds(verdict.lower_bound, statement))
 
@@ -126,7 +126,7 @@ def _beside(told: float | None, agrees: bool) -> str:
 
 def _ledger_beside(events: tuple[Event, ...], statement: dict[str, Any], private: Path) -> tuple[str, bool]:
     """In words, and whether the two disagree. A shared ledger may have gone on, but never holds less."""
-    file = _ledger_file(private)
+    file = ledger_file(private)
     if not file.is_file():
         return f"{file} is not there, so nothing is compared", False
     ledger = Ledger(file)
@@ -139,15 +139,6 @@ def _ledger_beside(events: tuple[Event, ...], statement: dict[str, Any], private
     return "holds what is stated" + (", and what other runs spent since" if more else ""), False
 
 
-def _ledger_file(private: Path) -> Path:
-    config = private / "config.json"
-    try:
-        shared = json.loads(config.read_text(encoding="utf-8")).get("ledger") if config.is_file() else None
-    except (ValueError, AttributeError) as error:
-        raise InvalidInputError(f"{config} is damaged ({error}): the ledger cannot be found.") from error
-    return Path(shared) if shared and shared != "None" else private / "ledger.jsonl"
-
-
 def _counts(events: tuple[Event, ...]) -> dict[tuple[str, float, float], int]:
     found: dict[tuple[str, float, float], int] = {}
     for event in events:
@@ -157,7 +148,7 @@ def _counts(events: tuple[Event, ...]) -> dict[tuple[str, float, float], int]:
 
 
 def _of_pairs(members: np.ndarray, others: np.ndarray, delta: float) -> OneRunVerdict:
-    return judge_one_run(members - others, np.ones(len(members), bool), delta, paired=True)
+    return one_run_verdict(members - others, np.ones(len(members), bool), delta, paired=True)
 
 
 def _row(name: str, verdict: OneRunVerdict, what: str) -> tuple[str, str]:

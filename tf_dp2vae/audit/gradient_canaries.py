@@ -18,7 +18,7 @@ import numpy as np
 from tf_dp2vae import accounting
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.audit.dirac import SOUND, TABLES, DiracStep, Parts, numbered
-from tf_dp2vae.audit.one_run import OneRunVerdict, judge_one_run
+from tf_dp2vae.audit.one_run import OneRunVerdict, one_run_verdict
 from tf_dp2vae.randomness import SystemEntropy
 
 _PHYSICAL_BATCH = 256
@@ -68,4 +68,4 @@ class GradientCanaries:
             # Along its own axis a canary that was drawn stands at 1 = C, one that was not at 0.
             seen = self._step.answer(source.batch()).sum(0) / math.sqrt(TABLES)
             scores += np.logaddexp(math.log1p(-rate), math.log(rate) + (seen - 0.5) / variance)
-        return judge_one_run(scores, included, self._delta, shares=_SHARES)
+        return one_run_verdict(scores, included, self._delta, shares=_SHARES)

@@ -158,7 +158,7 @@ def _released(mechanisms: Mechanisms, name: str, records: Records, sigma: float)
     """One of the three one-time answers, charged and noised with σ."""
     event = Event(name, sigma)
     if name == FEATURE_MEANS:
-        return mechanisms.feature_sums(records, event, lambda images: _BOUND * images.reshape(len(images), -1))
+        return mechanisms.feature_means(records, event, lambda images: _BOUND * images.reshape(len(images), -1))
     if name == LATENT_MOMENTS:
         return mechanisms.latent_moments(records, event, _pixels, _BOUND, _WEIGHTS, shared_second=False)
     return mechanisms.class_statistics(records, event, frequency_basis(_SHAPE, 4), _BOUND, _WEIGHTS)

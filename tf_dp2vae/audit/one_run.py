@@ -101,7 +101,7 @@ class OneRunVerdict(NamedTuple):
     right: int
 
 
-def judge_one_run(
+def one_run_verdict(
     scores: np.ndarray,
     included: np.ndarray,
     delta: float,

@@ -77,27 +77,15 @@ class TranscriptMechanisms(Mechanisms):
         self._target = tf.constant(target)
         self._target_label = target_label
 
-    def class_statistics(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
+    def _noised_moments(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
         """The mechanism's answer; the attacker weighs it."""
-        answer = super().class_statistics(records, event, *arguments, **named)
-        self._weigh(answer, self._noiseless.class_statistics, event, *arguments, **named)
+        answer = super()._noised_moments(records, event, *arguments, **named)
+        self._weigh(answer, event, *arguments, **named)
         return answer
 
-    def latent_moments(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
-        """The mechanism's answer; the attacker weighs it."""
-        answer = super().latent_moments(records, event, *arguments, **named)
-        self._weigh(answer, self._noiseless.latent_moments, event, *arguments, **named)
-        return answer
-
-    def feature_sums(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
-        """The mechanism's answer; the attacker weighs it."""
-        answer = super().feature_sums(records, event, *arguments, **named)
-        self._weigh(answer, self._noiseless.feature_sums, event, *arguments, **named)
-        return answer
-
-    def _weigh(self, answer: Moments, mechanism: Any, event: Event, *arguments: Any, **named: Any) -> None:
+    def _weigh(self, answer: Moments, event: Event, *arguments: Any, **named: Any) -> None:
         silent = replace(event, noise_multiplier=_HARDLY_ANY * event.noise_multiplier)
-        expected = [mechanism(world, silent, *arguments, **named) for world in self._neighbours]
+        expected = [self._noiseless._noised_moments(world, silent, *arguments, **named) for world in self._neighbours]
         if answer.counts is not None:
             self.log_ratio += gaussian_log_ratio(answer.counts, *(m.counts for m in expected), answer.count_noise)
         self.log_ratio += gaussian_log_ratio(answer.sums, *(m.sums for m in expected), answer.sum_noise)
@@ -209,7 +197,7 @@ class TranscriptAudit:
             self.mechanisms.charge(self.plan.step)
             drawn.append(float(self._step(self._sources[member].batch())))
         self._far_moments(records, LATENT_MOMENTS, PRIOR_WEIGHTS)
-        self.mechanisms.feature_sums(records, self.plan.release(FEATURE_MEANS), _far_features)
+        self.mechanisms.feature_means(records, self.plan.release(FEATURE_MEANS), _far_features)
         q = self.plan.sampling_rate
         return self.mechanisms.log_ratio + float(np.logaddexp(np.log1p(-q), np.log(q) + np.array(drawn)).sum())
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tf_dp2vae import datasets
 from tf_dp2vae.evaluation.release import Release
-from tf_dp2vae.validation import InvalidInputError, check, times
+from tf_dp2vae.runs import read_config
+from tf_dp2vae.validation import check, times
 
 Labelled = tuple[np.ndarray, np.ndarray]
 """Images [n, h, w, c], uint8 or float in [0, 1], and labels [n]."""
@@ -61,7 +61,7 @@ def real_images(
     Raises:
       InvalidInputError: it cannot be had, or its images or label set are not the release's.
     """
-    config = _training_flags(run)
+    config = read_config(run / "private")
     file = data or (None if dataset else _path(config.get("data")))
     name = dataset or config.get("dataset") or "mnist"
     classes = num_classes if data else config.get("num_classes", num_classes)
@@ -83,17 +83,6 @@ def real_images(
             return RealImages(loaded.name, train, test, loaded.train.num_classes)
 
 
-def _training_flags(run: Path) -> dict[str, Any]:
-    file = run / "private" / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{file} is damaged ({error}): name the data by --dataset or --data.") from error
-
-
 def _path(text: str | None) -> Path | None:
     check(text is None or isinstance(text, str), f"config.json names data={text!r:.50}: name the data by --data.")
-    return Path(text) if text and text != "None" else None
+    return Path(text) if text else None
