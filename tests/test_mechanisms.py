@@ -140,8 +140,8 @@ def test_noise_of_another_size_is_refused(size):
 
 def test_folding_keeps_the_entropy_of_the_key():
     keys = [tf.constant(SystemEntropy().key()) for _ in range(50)]
-    for tags in ((1,), (0, 3), (1, tf.constant(2))):
-        folded = [fold(key, *tags) for key in keys]
+    for tag in (0, 1, tf.constant(2)):
+        folded = [fold(key, tag) for key in keys]
         assert all(key.dtype == tf.int64 for key in folded)
         words = np.array(folded)
         assert len(set(words[:, 0])) == len(set(words[:, 1])) == len(keys), "both words must depend on the key"

@@ -177,7 +177,7 @@ def test_persons_and_a_shared_ledger_do_not_mix(tmp_path):
     images, labels = images_and_labels(20)
     records = bound_per_unit(Records(images, labels, CLASSES), np.arange(20), "person", 1)
     model = tiny_model(ledger=Ledger(tmp_path / "ledger", 20, shared=True))
-    with pytest.raises(InvalidInputError, match="no --ledger"):
+    with pytest.raises(InvalidInputError, match="leave out --ledger"):
         model.fit(records, batch_size=5, steps_per_epoch=1, verbose=0)
     model = tiny_model()
     model.ledger.charge(Event("a", 50.0))

@@ -219,14 +219,14 @@ def plan(
     if before >= privacy.epsilon * _WORTH_SPENDING:
         raise BudgetExceededError(
             f"epsilon={privacy.epsilon:g} is the budget and the ledger has spent {before:.4g} of it: too little is left "
-            "to train with. Raise --epsilon, or use data that this ledger does not cover."
+            "to train with. Raise epsilon (--epsilon), or use data that this ledger does not cover."
         )
     parts = ", ".join(f"{name} {share:g}" for name, share in shares.items())
     total = sum(shares.values())
     check(not steps or total < 1, f"budget shares ({parts}) must sum to less than 1: the private steps need a part.")
     check(total < 1 + 1e-9, f"budget shares ({parts}) must not sum to more than 1.")
     whole = _calibrate(privacy, spent, lambda sigma: [Event("whole budget", sigma)])
-    releases = tuple(Event(name, whole / math.sqrt(share)) for name, share in shares.items() if share > 0)
+    releases = tuple(Event(name, whole / math.sqrt(share)) for name, share in shares.items())
     sigma = (
         _calibrate(privacy, (*spent, *releases), lambda s: [Event(GRADIENT_SUM, s, sampling_rate, steps)])
         if steps

@@ -73,7 +73,7 @@ class Vectors:
         return _weighted_rows(weights, self.values)
 
     def silenced(self, keep: tf.Tensor) -> Vectors:
-        return Vectors(_null_unless(keep, self.values))
+        return Vectors(null_unless(keep, self.values))
 
     def joined(self, other: Vectors) -> Vectors:
         return Vectors(self.values + other.values)
@@ -129,7 +129,7 @@ class Products:
         return tf.reshape(tf.transpose(total, [1, 0, 2]), [-1])
 
     def silenced(self, keep: tf.Tensor) -> Products:
-        return Products(_null_unless(keep, self.left), _null_unless(keep, self.right))
+        return Products(null_unless(keep, self.left), null_unless(keep, self.right))
 
     def joined(self, other: Products) -> Products:
         """The positions of one after the other's."""
@@ -167,7 +167,7 @@ class Rows:
         return tf.reshape(tf.math.unsorted_segment_sum(scaled, self.indices, self.num_rows), [-1])
 
     def silenced(self, keep: tf.Tensor) -> Rows:
-        return Rows(self.indices, _null_unless(keep, self.values), self.num_rows)
+        return Rows(self.indices, null_unless(keep, self.values), self.num_rows)
 
     def joined(self, other: Rows) -> Rows:
         indices = tf.concat([self.indices, other.indices], 1)
@@ -230,7 +230,8 @@ def _matmul_by_group(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matmul(left, right, transpose_a=True)
 
 
-def _null_unless(keep: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def null_unless(keep: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Zeros in place of the examples where `keep`, [examples], is false."""
     where = tf.reshape(keep, [-1] + [1] * (factor.shape.rank - 1))
     return tf.where(where, factor, tf.zeros_like(factor))
 

@@ -29,7 +29,7 @@ import keras
 import tensorflow as tf
 
 from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
-from tf_dp2vae.factors import weighted_sums
+from tf_dp2vae.factors import null_unless, weighted_sums
 from tf_dp2vae.layer_rules import rule_for
 from tf_dp2vae.taps import Taps, is_graph
 from tf_dp2vae.validation import check_choice
@@ -173,7 +173,7 @@ class ReferenceEngine:
         values = [variable.value for variable in variables]
         batch, mask = _without_non_finite(batch, mask)
         finite = _finite_gradients(loss, batch, values)
-        batch = _null_where(tf.logical_not(finite), batch)
+        batch = _with_null_unless(finite, batch)
         kept = tf.cast(finite, tf.float32) * mask
         losses = []
 
@@ -209,7 +209,7 @@ def _without_non_finite(batch: Any, mask: tf.Tensor) -> tuple[Any, tf.Tensor]:
     """The batch with null records for non-finite ones, and a float mask that leaves those out."""
     finite = _finite_examples(batch)
     kept = tf.cast(finite, tf.float32) * tf.cast(mask, tf.float32)
-    return _null_where(tf.logical_not(finite), batch), kept
+    return _with_null_unless(finite, batch), kept
 
 
 def _finite_examples(batch: Any) -> tf.Tensor:
@@ -222,11 +222,6 @@ def _finite_examples(batch: Any) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(tf.stack(sums)), axis=0)
 
 
-def _null_where(condition: tf.Tensor, batch: Any) -> Any:
-    """The batch with the null record (all zeros) in place of the examples where `condition` holds."""
-
-    def replace(leaf: tf.Tensor) -> tf.Tensor:
-        where = tf.reshape(condition, [-1] + [1] * (leaf.shape.rank - 1))
-        return tf.where(where, tf.zeros_like(leaf), leaf)
-
-    return tf.nest.map_structure(replace, batch)
+def _with_null_unless(keep: tf.Tensor, batch: Any) -> Any:
+    """The batch with the null record, all zeros, in place of the examples where `keep` is false."""
+    return tf.nest.map_structure(lambda leaf: null_unless(keep, leaf), batch)

@@ -215,7 +215,7 @@ class Ledger:
         hash_ = self._next_hash(entry)
         if self._file is not None:
             # After a failed write the end of the file is unknown; only reading it again tells.
-            check(not self._failed, f"ledger {self.path} could not be written before: go on with --resume.")
+            check(not self._failed, f"ledger {self.path} could not be written before: open it again (--resume).")
             self._failed = True
             with storing(self.path):
                 self._file.truncate(self._whole)

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tf_dp2vae.taps import functional
 from tf_dp2vae.validation import check
 
 _EXAMPLES = 4
@@ -67,16 +68,12 @@ def mixing_layers(network: keras.Model) -> list[str]:
 
         return call
 
-    _functional(network)._run_through_graph(tree.flatten(_inputs(network)), operation_fn=probed)
+    functional(network)._run_through_graph(tree.flatten(_inputs(network)), operation_fn=probed)
     if not offenders:
         with unchanged(network.variables):
             offence = _offence(network, _inputs(network), {})
         offenders += [f"{network.name} ({type(network).__name__} {offence})"] if offence else []
     return offenders
-
-
-def _functional(network: keras.Model) -> keras.Model:
-    return network._functional if isinstance(network, keras.Sequential) else network
 
 
 def _inputs(network: keras.Model) -> tuple[Any]:
@@ -88,9 +85,9 @@ def _inputs(network: keras.Model) -> tuple[Any]:
 
 def _with_all_between(network: keras.Model) -> keras.Model:
     """The network with every tensor on the way among its outputs, so that nothing can hide what happens there."""
-    functional = _functional(network)
-    nodes = [node for depth in functional._nodes_by_depth.values() for node in depth]
-    return keras.Model(functional.inputs, [tensor for node in nodes for tensor in node.output_tensors])
+    graph = functional(network)
+    nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
+    return keras.Model(graph.inputs, [tensor for node in nodes for tensor in node.output_tensors])
 
 
 def _move(variables: Sequence[keras.Variable]) -> None:

@@ -34,7 +34,7 @@ from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.mixing import refuse_mixing, unchanged
 from tf_dp2vae.optimizers import NoisedSum, get_dp_optimizer
-from tf_dp2vae.pretraining import Pretraining, default_pretraining
+from tf_dp2vae.pretraining import Dreams, Pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
 from tf_dp2vae.randomness import Entropy, SystemEntropy
@@ -119,7 +119,7 @@ class DP2VAE(VAE):
         refuse_mixing([encoder, decoder])
         self.privacy = privacy or Privacy()
         self._probed = [self._trained_layers()]
-        self.pretraining = pretraining or default_pretraining()
+        self.pretraining = pretraining or Dreams()
         self.prior = prior or (NormalPrior() if self.pretraining.is_whole_training else GaussianPrior())
         check(
             isinstance(self.prior, NormalPrior) or not self.pretraining.is_whole_training,
@@ -298,7 +298,7 @@ class DP2VAE(VAE):
         warn_about_delta(self.privacy.delta, records.num_units)
         check(
             not self.ledger.shared or records.unit.column is None,
-            "a shared ledger counts records, not persons: give a run with --unit no --ledger.",
+            "a shared ledger counts records, not persons: give a run about persons a ledger of its own (leave out --ledger).",
         )
         self.ledger.bind(records.num_records)
         self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)

@@ -107,7 +107,8 @@ class DPOptimizerMixin:
         grads = list(grads)
         if len(grads) != len(self._issued) or any(a is not b for a, b in zip(grads, self._issued)):
             raise ValueError(
-                "Refused: these gradients did not come from private_gradients, so nothing bounds or noises them."
+                "Refused: these gradients did not come from private_gradients, so nothing bounds or noises them. Train "
+                "through DP2VAE.fit."
             )
         self._issued = []
         return super().apply(grads, trainable_variables)  # type: ignore[misc]

@@ -276,8 +276,3 @@ class Public(_WithSleep):
     def get_config(self) -> dict[str, Any]:
         """Everything but the data."""
         return {name: value for name, value in super().get_config().items() if name != "data"}
-
-
-def default_pretraining() -> Pretraining:
-    """The sound default."""
-    return Dreams()

@@ -82,16 +82,14 @@ class InsecureSeed:
         return InsecureSeed(int(self._sequence.integers(2**62)))
 
 
-def fold(key: tf.Tensor, *tags: int | tf.Tensor) -> tf.Tensor:
-    """A key of its own for each list of tags: int64 [2], all 128 bits of it from the key.
+def fold(key: tf.Tensor, tag: int | tf.Tensor) -> tf.Tensor:
+    """A key of its own for each tag: int64 [2], all 128 bits of it from the key.
 
     TensorFlow's `stateless_fold_in` keeps 32 bits of the key for an int32 tag and 64 for an int64 one: few enough to be
     searched by whoever wants to subtract the noise.
     """
-    for tag in tags:
-        tagged = tf.stack([key[0], tf.bitwise.bitwise_xor(key[1], tf.cast(tag, tf.int64))])
-        key = tf.random.stateless_uniform([2], tagged, minval=None, maxval=None, dtype=tf.int64)
-    return key
+    tagged = tf.stack([key[0], tf.bitwise.bitwise_xor(key[1], tf.cast(tag, tf.int64))])
+    return tf.random.stateless_uniform([2], tagged, minval=None, maxval=None, dtype=tf.int64)
 
 
 def standard_normals(random: np.random.Generator, *shape: int) -> np.ndarray:

@@ -162,7 +162,8 @@ def checked_records(
     broken = np.zeros(len(images), bool)
     for found, words in _unusable(images, labels, num_classes, what):
         check(
-            invalid == "null" or not found.any(), f"{words}, or count those records as null (--invalid-records null)."
+            invalid == "null" or not found.any(),
+            f'{words}, or count such as null records: invalid="null" (--invalid-records null).',
         )
         broken |= found
     if broken.any():

@@ -128,6 +128,6 @@ def warn_about_delta(delta: float, num_records: int) -> None:
     if delta >= 1 / num_records:
         warnings.warn(
             f"delta={delta:g} is not below 1/N = {1 / num_records:.2g}: a mechanism that publishes one record at random "
-            "would pass. Lower --delta.",
+            "would pass. Lower delta (--delta).",
             stacklevel=3,
         )

@@ -25,6 +25,11 @@ class _Tap(NamedTuple):
     output: tf.Tensor
 
 
+def functional(network: keras.Model) -> Any:
+    """The graph of layers behind a model, which Keras keeps apart for sequential ones."""
+    return network._functional if isinstance(network, keras.Sequential) else network
+
+
 class Taps:
     """Applies networks under a tape, watching the linear output of every trained layer."""
 
@@ -34,9 +39,9 @@ class Taps:
 
     def apply(self, network: keras.Model, inputs: Any) -> Any:
         """The network's output, as in training. Nested networks are entered, or their layers would be missed."""
-        functional = network._functional if isinstance(network, keras.Sequential) else network
-        flat = functional._standardize_inputs(inputs)
-        return functional._run_through_graph(flat, operation_fn=self._tapped)
+        graph = functional(network)
+        flat = graph._standardize_inputs(inputs)
+        return graph._run_through_graph(flat, operation_fn=self._tapped)
 
     def gradients(self, total: tf.Tensor, variables: Sequence[keras.Variable], examples: int) -> dict[int, PerExample]:
         """The per-example gradients of each variable, by its `id`; those that `total` does not depend on are left out.

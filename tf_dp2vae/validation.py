@@ -17,13 +17,13 @@ def check(condition: bool, message: str) -> None:
         raise InvalidInputError(message)
 
 
-def check_positive(way_out: str = "", **values: float) -> None:
+def check_positive(**values: float) -> None:
     """Each value is a finite number above 0."""
     for name, value in values.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         check(
             number and math.isfinite(value) and value > 0,
-            _sentence(f"{name}={value!r} must be a finite number above 0", way_out),
+            f"{name}={value!r} must be a finite number above 0.",
         )
 
 
@@ -37,12 +37,12 @@ def check_whole(minimum: int = 1, way_out: str = "", maximum: int | None = None,
         check(maximum is None or value <= maximum, _sentence(f"{name}={value!r} must be at most {maximum}", way_out))
 
 
-def check_between(low: float, high: float, way_out: str = "", **values: float) -> None:
+def check_between(low: float, high: float, **values: float) -> None:
     """Each value lies strictly between `low` and `high`."""
     for name, value in values.items():
         check(
             isinstance(value, (int, float)) and low < value < high,
-            _sentence(f"{name}={value!r} must lie strictly between {low:g} and {high:g}", way_out),
+            f"{name}={value!r} must lie strictly between {low:g} and {high:g}.",
         )
 
 
