@@ -298,7 +298,7 @@ class DP2VAE(VAE):
         warn_about_delta(self.privacy.delta, records.num_units)
         check(
             not self.ledger.shared or records.unit.column is None,
-            "a shared ledger counts records, not persons: give a run about persons a ledger of its own (leave out --ledger).",
+            "a shared ledger counts records, not persons: give this run a ledger of its own (leave out --ledger).",
         )
         self.ledger.bind(records.num_records)
         self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)
