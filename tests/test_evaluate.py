@@ -12,7 +12,6 @@ import tensorflow as tf
 from conftest import DREAMS, SHAPE, images_and_labels, tiny_model
 
 import evaluate
-from tf_dp2vae.evaluation.cache import Cache, digest
 from tf_dp2vae.evaluation.inception import InceptionFeatures
 from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED
 from tf_dp2vae.flags import EVALUATION_PARTS
@@ -72,7 +71,8 @@ def test_report_has_every_part_and_says_both_sizes(root, monkeypatch, capsys):
     assert report["fid"] > 0 and report["fid_samples"] == 100 and report["fid_real"] == 100
     assert report["fid_against"] == "train" and set(report["seconds"]) == {"reading", "sampling", *EVALUATION_PARTS}
     assert report["samples"] == 120 and report["test_images"] == 80 and report["epsilon"] <= 1
-    assert report["membership"]["threshold"]["auc"] >= 0 and report["neighbours"]["records"] == 80
+    # No better than chance by more than so few images allow.
+    assert 0.2 < report["membership"]["threshold"]["auc"] < 0.8 and report["neighbours"]["records"] == 80
     assert report["not_covered"] == NOT_COVERED
     printed, markdown = capsys.readouterr().out, (folder / "report.md").read_text()
     for words in ("100 samples against 100 records", "120 samples", "80 real test images", "ε = ", "end to end"):
@@ -263,25 +263,3 @@ def test_interrupted_evaluation_keeps_the_report_before_it(root, monkeypatch):
         run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "neighbours")
     assert [file.name for file in folder.iterdir()] == ["report.json"]
     assert not list(folder.parent.glob(".evaluation*"))
-
-
-def test_cache_makes_once_and_again_when_damaged(tmp_path):
-    cache, made = Cache(tmp_path / "cache"), []
-
-    def make():
-        made.append(1)
-        return np.arange(3)
-
-    for _ in range(2):
-        np.testing.assert_array_equal(cache.array("a", make), [0, 1, 2])
-    assert len(made) == 1
-    (tmp_path / "cache" / "a.npy").write_bytes(b"\x93NUMPY")
-    np.testing.assert_array_equal(cache.array("a", make), [0, 1, 2])
-    assert len(made) == 2 and [file.name for file in (tmp_path / "cache").iterdir()] == ["a.npy"]
-
-
-def test_digest_tells_shapes_types_and_order_apart():
-    array = np.zeros(4, np.uint8)
-    variants = [(array,), (array.reshape(2, 2),), (array.view(np.int8),), (array, 1), (1, array), (array[:3],)]
-    assert len({digest(*variant) for variant in variants}) == len(variants)
-    assert digest(array, 1) == digest(array.copy(), 1)

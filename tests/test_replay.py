@@ -45,7 +45,7 @@ class Run:
     folder: RunFolder
 
 
-def train(records: Records, root: Path, pretraining, calls=None, prior=None, callbacks=(), before_release=None) -> Run:
+def train(records: Records, root: Path, pretraining, calls=None, prior=None, callbacks=(), after_release=None) -> Run:
     """Records the calls, or plays `calls`."""
     keras.utils.clear_session()  # layers without a name are numbered anew, as in a process of their own
     linear = isinstance(pretraining, StatisticsAlone)
@@ -65,8 +65,8 @@ def train(records: Records, root: Path, pretraining, calls=None, prior=None, cal
     folder = RunFolder(root, "recorded" if calls is None else "replayed")
     with folder.opened(records.num_records, None):
         folder.write_release(model)
-    if before_release is not None:
-        before_release(model, folder.release)
+    if after_release is not None:
+        after_release(model, folder.release)
     return Run(model, folder)
 
 
@@ -177,7 +177,7 @@ def test_private_number_in_the_release_is_caught(tmp_path):
         file.write_text(json.dumps({**statement, "final_loss": loss}))
 
     with pytest.raises(AssertionError, match="privacy.json"):
-        replay(tmp_path, dreams, before_release=publish_loss)
+        replay(tmp_path, dreams, after_release=publish_loss)
 
 
 def test_prior_without_release_replays_too(tmp_path):
@@ -187,7 +187,7 @@ def test_prior_without_release_replays_too(tmp_path):
 MAY_OPEN = {
     "mechanisms.py": "the one door",
     "sampling.py": "the input pipeline",
-    "records.py": "scaling of public data",
+    "records.py": "checks, joins and fingerprints of its own, scaling of public data",
     "evaluation/real.py": "private-side metrics",
     "release_scan.py": "looks for records in the release",
 }

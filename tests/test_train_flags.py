@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def refused(folder, monkeypatch, capsys):
-    """Runs train.py with the flags in place of {}: and hands out its one line after all checks."""
+    """Runs train.py with the flags and hands out its one line, after looking that nothing was left behind or changed."""
 
     def run(*flags, data="data.npz"):
         chosen = ["--data", str(folder / data), "--num-classes", "3", "--runs", str(folder / "runs")]

@@ -1,8 +1,8 @@
 """The records themselves, behind a lid.
 
-Only the input pipeline (`sampling`), the mechanisms and the metrics for the private side may lift it; a test reads the
-package's source and enforces that. What anybody may know without looking inside, because it is declared or public, are
-the plain attributes.
+Only the input pipeline (`sampling`), the mechanisms, the scan of a release and the metrics for the private side may lift it;
+a test reads the package's source and enforces that. What anybody may know without looking inside, because it is declared or
+public, are the plain attributes.
 """
 
 from __future__ import annotations

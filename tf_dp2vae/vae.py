@@ -1,7 +1,7 @@
 """A conditional variational autoencoder as a Keras model: encode, decode, evidence lower bound, evaluation.
 
-Knows nothing of privacy; `model.DP2VAE` is this and its training. Every example's loss depends on that example alone, which
-is what `mixing` makes sure of.
+`model.DP2VAE` is this and its training. Every example's loss depends on that example alone, which is what `mixing` makes
+sure of; `prepare` and `losses` are what the gradient mechanism asks for.
 
 Reference: Kingma and Welling 2014, "Auto-Encoding Variational Bayes"; Sohn, Lee and Yan 2015, "Learning Structured Output
 Representation using Deep Conditional Generative Models".
