@@ -21,10 +21,7 @@ from tf_dp2vae.audit.image_canaries import ImageCanaries
 from tf_dp2vae.callbacks import StepHistory
 from tf_dp2vae.commands import one_line_errors
 from tf_dp2vae.figures import training_curves
-from tf_dp2vae.model import DP2VAE
-from tf_dp2vae.optimizers import DPAdam
-from tf_dp2vae.resuming import parse_training, run_folder
-from tf_dp2vae.setup import (
+from tf_dp2vae.from_flags import (
     make_augmentation,
     make_entropy,
     make_networks,
@@ -32,6 +29,9 @@ from tf_dp2vae.setup import (
     make_prior,
     make_refinement,
 )
+from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.optimizers import DPAdam
+from tf_dp2vae.resuming import parse_training, run_folder
 
 
 @one_line_errors

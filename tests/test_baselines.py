@@ -14,13 +14,13 @@ from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
 from tf_dp2vae.evaluation.report import guarantee
 from tf_dp2vae.flags import TrainFlags
+from tf_dp2vae.from_flags import make_refinement
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import Projection, build_encoder
 from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.runs import RunFolder
-from tf_dp2vae.setup import make_refinement
 from tf_dp2vae.statement import NOT_PRIVATE
 from tf_dp2vae.validation import InvalidInputError
 

@@ -24,7 +24,7 @@ from tf_dp2vae import accounting, reproducible
 from tf_dp2vae.accounting import Plan, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms
 from tf_dp2vae.augmentation import Shifts
-from tf_dp2vae.callbacks import EpsilonSpent, PhaseProgress, StepsDone, refuse_private_control
+from tf_dp2vae.callbacks import StepsDone
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.chunks import chunk_size
 from tf_dp2vae.contrast import Contrast
@@ -37,10 +37,18 @@ from tf_dp2vae.optimizers import NoisedSum, get_dp_optimizer
 from tf_dp2vae.pretraining import Dreams, Pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
+from tf_dp2vae.progress import EpsilonSpent, PhaseProgress
 from tf_dp2vae.randomness import Entropy, SystemEntropy
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
-from tf_dp2vae.refusals import as_records, check_ready, check_sizes, refuse_unsupported, warn_about_delta
+from tf_dp2vae.refusals import (
+    as_records,
+    check_ready,
+    check_sizes,
+    refuse_private_control,
+    refuse_unsupported,
+    warn_about_delta,
+)
 from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, in_order, unit_interval
 from tf_dp2vae.statement import Statement, statement_of

@@ -72,6 +72,31 @@ def refuse_unsupported(arguments: dict[str, Any]) -> None:
         check(left_alone, f"fit({name}={shown}) is refused: {_REFUSED.get(name, 'not supported')}. Leave it out.")
 
 
+_PRIVATE_CONTROL = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.TerminateOnNaN,
+    keras.callbacks.BackupAndRestore,
+)
+
+
+def refuse_private_control(callbacks: list[keras.callbacks.Callback]) -> None:
+    """Refuses Keras's callbacks that let a private metric decide what is released, or go on with what another ledger paid.
+
+    Raises:
+      InvalidInputError: naming the callbacks and why.
+    """
+    by_type = [callback for callback in callbacks if isinstance(callback, _PRIVATE_CONTROL)]
+    saving = [c for c in callbacks if isinstance(c, keras.callbacks.ModelCheckpoint) and c.save_best_only]
+    names = ", ".join(type(callback).__name__ for callback in [*by_type, *saving])
+    check(
+        not names,
+        f"callbacks {names} would stop, save or change rates by a private metric, or take up weights that another run paid "
+        "for, which no event on the ledger covers: leave them out, fix the number of steps beforehand, and resume by "
+        "Checkpoints.",
+    )
+
+
 def check_ready(model: DP2VAE) -> None:
     """Refuses a model that is not compiled, or compiled for a way of stepping that the ledger could not follow."""
     check(model.compiled, "call compile(optimizer='dp-adam') before fit.")
