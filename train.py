@@ -16,12 +16,12 @@ from dataclasses import asdict
 import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 
 # isort: split
-from tf_dp2vae import datasets
 from tf_dp2vae.audit.image_canaries import ImageCanaries
 from tf_dp2vae.callbacks import StepHistory
 from tf_dp2vae.commands import one_line_errors
 from tf_dp2vae.figures import training_curves
 from tf_dp2vae.from_flags import (
+    load_dataset,
     make_augmentation,
     make_entropy,
     make_networks,
@@ -37,15 +37,7 @@ from tf_dp2vae.resuming import parse_training, run_folder
 @one_line_errors
 def main() -> None:
     flags = parse_training(__doc__)
-    dataset = datasets.load(
-        flags.dataset,
-        flags.data,
-        flags.num_classes,
-        flags.unit,
-        flags.max_per_unit,
-        flags.seed,
-        flags.invalid_records,
-    )
+    dataset = load_dataset(flags)
     records = dataset.train
     pretraining, prior = make_pretraining(flags, records), make_prior(flags)
     augmentation = make_augmentation(flags, records)

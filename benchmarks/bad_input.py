@@ -225,7 +225,7 @@ def npz(world: World, chance: random.Random) -> str:
         content = file.getvalue()
         if chance.random() < 0.25:
             content = _odd_archive(chance)
-    datasets.load("", world.file("data.npz", content), 3)
+    datasets.load_npz(world.file("data.npz", content), 3)
     return ACCEPTED
 
 
@@ -284,7 +284,7 @@ def image_files(world: World, chance: random.Random) -> str:
         file.write_bytes(header + chance.randbytes(1000))
     else:
         file.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 2**31 - 1, 2**31 - 1) + b"\x08\0\0\0\0")
-    datasets.load("", file, 3)
+    datasets.load_npz(file, 3)
     return ACCEPTED
 
 
@@ -298,7 +298,7 @@ def labels_and_ids(world: World, chance: random.Random) -> str:
     np.savez(file, **arrays)
     column = chance.choice(["patient", "patient", "x_train", "nothing", "", "ε"])
     classes, most = chance.choice([3, 3, 3, 2, 0, -1, 10**9]), chance.choice([1, 2, 10**6, 0, -1])
-    datasets.load("", world.file("data.npz", file.getvalue()), classes, column, most)
+    datasets.load_npz(world.file("data.npz", file.getvalue()), classes, column, most)
     return ACCEPTED
 
 

@@ -113,7 +113,7 @@ def samples(model: DP2VAE, num: int, seed: int, candidates: int = 1) -> Labelled
 
 def measure(data: Path, flags: Flags) -> Iterator[dict]:
     """A row a rung."""
-    dataset = datasets.load("", data)
+    dataset = datasets.load_npz(data)
     assert dataset.test is not None
     with dataset.test.opened() as (images, labels):
         held_out = images.astype(np.float32) / FULL_SCALE, np.asarray(labels)

@@ -56,7 +56,7 @@ def main() -> None:
     flags = parse(Flags, __doc__)
     release = read_release(flags.run)
     weights = find_weights(flags.inception_weights)
-    test = datasets.load(flags.dataset, flags.data).test
+    test = (datasets.load_npz(flags.data) if flags.data else datasets.load(flags.dataset)).test
     if weights is None or test is None:
         raise SystemExit("contrast.py: Inception weights and a data set with test images are needed.")
     features = InceptionFeatures(weights)

@@ -133,7 +133,7 @@ class Flags:
 
 def split(name: str, data: Path | None) -> Path:
     """An .npz of the training images alone: records, and the held-out ones in the place of a test set."""
-    dataset = datasets.load(name, data)
+    dataset = datasets.load_npz(data) if data else datasets.load(name)
     file = FOLDER / f"{dataset.name}-training.npz"
     FOLDER.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
@@ -161,7 +161,7 @@ def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     train, validation = (
         release.samples(num, seed) for num, seed in ((SAMPLES, 2 * seed), (SAMPLES // 6, 2 * seed + 1))
     )
-    with datasets.load("", data).test.opened() as (images, labels):
+    with datasets.load_npz(data).test.opened() as (images, labels):
         held_out = images.astype(np.float32) / FULL_SCALE, labels
     return round(cnn(train, validation, held_out, 10, flags.epochs, seed).accuracy, 4)
 

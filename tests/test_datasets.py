@@ -26,14 +26,14 @@ def written(folder, content=None, **arrays):
 
 def refusal_of(path, num_classes=3):
     with pytest.raises(InvalidInputError) as refusal:
-        datasets.load("mnist", path, num_classes)
+        datasets.load_npz(path, num_classes)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 
 
 def test_npz_with_train_and_test(tmp_path):
     path = written(tmp_path, x_train=IMAGES / 255, y_train=LABELS, x_test=IMAGES[:2], y_test=LABELS[:2])
-    data = datasets.load("mnist", path, 3)
+    data = datasets.load_npz(path, 3)
     assert data.name == "data" and data.train.num_records == 8 and data.test.num_records == 2
     with data.train.opened() as (images, labels):
         np.testing.assert_array_equal(images, IMAGES)
@@ -41,9 +41,9 @@ def test_npz_with_train_and_test(tmp_path):
 
 
 def test_npz_without_labels_or_test_set(tmp_path):
-    data = datasets.load("mnist", written(tmp_path, x_train=IMAGES), 3)
+    data = datasets.load_npz(written(tmp_path, x_train=IMAGES), 3)
     assert data.train.num_classes == 0 and data.test is None
-    both = datasets.load("mnist", written(tmp_path, x_train=IMAGES, x_test=IMAGES[:3]), 3)
+    both = datasets.load_npz(written(tmp_path, x_train=IMAGES, x_test=IMAGES[:3]), 3)
     assert both.test.num_classes == 0 and both.test.num_records == 3
 
 
@@ -78,7 +78,7 @@ def test_bad_arrays_are_refused(tmp_path, arrays, words):
     path = tmp_path / "data.npz"
     np.savez(path, **arrays)
     with pytest.raises(InvalidInputError, match=words):
-        datasets.load("mnist", path, 3)
+        datasets.load_npz(path, 3)
     refusal_of(path)
 
 
@@ -118,7 +118,7 @@ def test_damaged_archives_are_refused_or_read_but_never_crash(tmp_path, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = written(tmp_path, bytes(content))
     try:
-        assert datasets.load("mnist", path, 3).train.num_records > 0
+        assert datasets.load_npz(path, 3).train.num_records > 0
     except InvalidInputError as refusal:
         assert "\n" not in str(refusal)
 

@@ -223,6 +223,6 @@ def test_ids_that_do_not_fit_are_refused(tmp_path, ids, words):
     images, labels = images_and_labels(8)
     np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, patient=ids)
     with pytest.raises(InvalidInputError, match=words):
-        datasets.load("", tmp_path / "data.npz", CLASSES, unit="patient")
+        datasets.load_npz(tmp_path / "data.npz", CLASSES, unit="patient")
     with pytest.raises(InvalidInputError, match="no array elsewhere.*patient"):
-        datasets.load("", tmp_path / "data.npz", CLASSES, unit="elsewhere")
+        datasets.load_npz(tmp_path / "data.npz", CLASSES, unit="elsewhere")

@@ -37,40 +37,43 @@ class Dataset:
     test: Records | None
 
 
-def load(
-    name: str,
-    file: Path | None = None,
+def load(name: str) -> Dataset:
+    """The data set of that name: `mnist` (carried by an installed package, no network), or one of tensorflow-datasets'.
+
+    Raises:
+      InvalidInputError: one line that says why it cannot be had.
+    """
+    return _mnist() if name == "mnist" else _from_tfds(name)
+
+
+def load_npz(
+    file: Path,
     num_classes: int = 10,
     unit: str | None = None,
     max_per_unit: int = 1,
     seed: int = 0,
     invalid: Invalid = "refuse",
 ) -> Dataset:
-    """The data set of that name, or the one in the file.
+    """The data set in a file.
 
     Args:
-      name: `mnist` (carried by an installed package, no network), or any image data set of tensorflow-datasets.
-      file: an .npz with `x_train` and optionally `y_train`, `x_test`, `y_test`; used instead of the name.
-      num_classes: the declared label set of the file is 0 … num_classes − 1. Named sets declare their own.
+      file: an .npz with `x_train` and optionally `y_train`, `x_test`, `y_test`.
+      num_classes: the declared label set is 0 … num_classes − 1.
       unit: the file's array of ids, one a training record, that tells persons apart; None protects records.
       max_per_unit: the most training records of one person that are kept.
       seed: of public randomness; chooses which those are.
-      invalid: what single records of the file with unusable pixels or labels do (`checked_records`).
+      invalid: what single records with unusable pixels or labels do (`checked_records`).
 
     Raises:
       InvalidInputError: one line that says what is wrong and what is accepted.
     """
-    if file is not None:
-        check_whole(num_classes=num_classes)
-        dataset, arrays = _from_npz(file, num_classes, invalid)
-        if unit is None:
-            return dataset
-        found = ", ".join(sorted(arrays))
-        check(unit in arrays, f"{file} has no array {unit} of ids (it has: {found}): name one with --unit.")
-        return replace(dataset, train=bound_per_unit(dataset.train, arrays[unit], unit, max_per_unit, seed))
-    if name == "mnist":
-        return _mnist()
-    return _from_tfds(name)
+    check_whole(num_classes=num_classes)
+    dataset, arrays = _from_npz(file, num_classes, invalid)
+    if unit is None:
+        return dataset
+    found = ", ".join(sorted(arrays))
+    check(unit in arrays, f"{file} has no array {unit} of ids (it has: {found}): name one with --unit.")
+    return replace(dataset, train=bound_per_unit(dataset.train, arrays[unit], unit, max_per_unit, seed))
 
 
 def _mnist() -> Dataset:

@@ -7,6 +7,7 @@ import keras
 from tf_dp2vae import datasets
 from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
+from tf_dp2vae.datasets import Dataset
 from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Unprotected
@@ -27,13 +28,31 @@ def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
         way = Dreams if flags.pretrain == "dreams" else StatisticsAlone
         return way(**common, statistics_share=flags.statistics_share, moments_share=flags.moments_share)
     if flags.pretrain == "public":
-        public = datasets.load(flags.public_dataset or "", flags.public_data, max(records.num_classes, 1))
+        if flags.public_data is not None:
+            public = datasets.load_npz(flags.public_data, max(records.num_classes, 1))
+        else:
+            assert flags.public_dataset is not None
+            public = datasets.load(flags.public_dataset)
         return Public(**common, data=resized(public.train, records.image_shape))
     if flags.pretrain == "unprotected":
         return Unprotected(flags.pretrain_epochs, flags.pretrain_learning_rate)
     if flags.pretrain == "not-private":
         return NotPrivate(flags.pretrain_epochs, flags.pretrain_learning_rate)
     return NoPretraining()
+
+
+def load_dataset(flags: TrainFlags) -> Dataset:
+    """The data set that the flags name."""
+    if flags.data is None:
+        return datasets.load(flags.dataset)
+    return datasets.load_npz(
+        flags.data,
+        flags.num_classes,
+        unit=flags.unit,
+        max_per_unit=flags.max_per_unit,
+        seed=flags.seed,
+        invalid=flags.invalid_records,
+    )
 
 
 def make_augmentation(flags: TrainFlags, records: Records) -> Shifts | None:

@@ -64,8 +64,11 @@ def real_images(
     config = read_config(run / "private")
     file = data or (None if dataset else _path(config.get("data")))
     name = dataset or config.get("dataset") or "mnist"
-    classes = num_classes if data else config.get("num_classes", num_classes)
-    loaded = datasets.load(name, file, classes, invalid=config.get("invalid_records", "refuse"))
+    if file is None:
+        loaded = datasets.load(name)
+    else:
+        classes = num_classes if data else config.get("num_classes", num_classes)
+        loaded = datasets.load_npz(file, classes, invalid=config.get("invalid_records", "refuse"))
     shape = release.image_shape
     check(
         loaded.train.image_shape == shape,
