@@ -8,7 +8,7 @@ train: $(VENV)/installed
 	$(RUN) train.py --epsilon 1
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 $(VENV)/installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 12) or sys.exit("Python 3.10 or 3.11 is needed, because tensorflow-privacy 0.9.0 supports no newer one; this is Python %d.%d (make PYTHON=/path/to/python3.11 chooses another)." % sys.version_info[:2])'

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_ONLY_FOR_TESTS = ("pytest", "hypothesis")
+_ONLY_FOR_TESTS = ("pytest", "hypothesis", "pytest-xdist")
 
 
 def test_the_package_depends_on_what_requirements_pin():
