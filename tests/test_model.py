@@ -22,7 +22,7 @@ from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
-from tf_dp2vae.reproducible import renumbered
+from tf_dp2vae.reproducible import renumbered, with_names
 from tf_dp2vae.saved import load
 from tf_dp2vae.validation import InvalidInputError
 from tf_dp2vae.wake_sleep import Sleep
@@ -579,6 +579,7 @@ def test_names_keep_apart_what_is_numbered_apart():
         "sample_save_7": "sample_save_0",
         "while_body_3": "while_body_0",
     }
+    assert with_names("a_1, a_12: in_a_12_b", {"a_1": "a_0", "a_12": "a_1"}) == "a_0, a_1: in_a_1_b"
 
 
 def test_sampler_holds_decoder_prior_and_contrast_and_nothing_else(trained, tmp_path):

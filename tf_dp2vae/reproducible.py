@@ -29,13 +29,16 @@ def save(module: tf.Module, path: str | os.PathLike[str]) -> None:
     model = SavedModel.FromString(file.read_bytes())
     libraries = [graph.graph_def.library.function for graph in model.meta_graphs]
     new_names = renumbered([function.signature.name for library in libraries for function in library])
-    # They also stand inside of other names, those of arguments for example, and as keys of tables.
-    old = re.compile(rf"(?:{'|'.join(map(re.escape, new_names))})(?!\d)")
-    text = old.sub(lambda found: new_names[found[0]], text_format.MessageToString(model))
-    model = text_format.Parse(text, SavedModel())
+    model = text_format.Parse(with_names(text_format.MessageToString(model), new_names), SavedModel())
     for graph in model.meta_graphs:
         graph.graph_def.library.function.sort(key=lambda function: function.signature.name)
     file.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def with_names(text: str, new_names: dict[str, str]) -> str:
+    """The text with new names for old ones, also where they stand inside of others, as in those of arguments."""
+    old = re.compile(rf"(?:{'|'.join(map(re.escape, new_names))})(?!\d)")
+    return old.sub(lambda found: new_names[found[0]], text)
 
 
 def renumbered(names: list[str]) -> dict[str, str]:
