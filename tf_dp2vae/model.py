@@ -102,10 +102,10 @@ class DP2VAE(VAE):
         Args:
           encoder: [image] or [image, one-hot label] → [mean, log-variance], each [examples, latent].
           decoder: [latent] or [latent, one-hot label] → logits [examples, height, width, channels].
-          privacy: the guarantee to train for.
-          pretraining: what happens before the private phase, and which networks that phase trains.
-          prior: how the latent prior is made after training.
-          refinement: what follows training; None: nothing. By default `Refinement()`, where a decoder is trained.
+          privacy: the guarantee to train for; by default `Privacy()`, ε = 1 at δ = 1e-5.
+          pretraining: what happens before the private phase, and which networks that phase trains; by default `Dreams()`.
+          prior: how the latent prior is made after training; by default `GaussianPrior()`, where pre-training makes none.
+          refinement: what follows training; by default `Refinement()`, where a decoder is trained. None: nothing follows.
           draws: K latent draws of each example, averaged before clipping.
           augmentation: moves records in the private phase, a copy for each draw; averaged before clipping too. None: off.
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
