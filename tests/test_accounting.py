@@ -8,9 +8,9 @@ from dataclasses import replace
 import dp_accounting
 import pytest
 from conftest import DREAMS, images_and_labels, tiny_model
-from dp_accounting import pld, rdp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recomputed import recomputed_epsilon
 
 from tf_dp2vae import accounting
 from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy, merged, plan
@@ -24,11 +24,8 @@ SHARES = {"class statistics": 0.14, "latent moments": 0.1}
 
 def direct_epsilon(events, delta, accountant):
     """ε of (σ, q, count) triples by dp_accounting alone, at its own default settings."""
-    judge = rdp.RdpAccountant() if accountant == "rdp" else pld.PLDAccountant()
-    for sigma, rate, count in events:
-        event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
-        judge.compose(dp_accounting.SelfComposedDpEvent(event, count))
-    return judge.get_epsilon(delta)
+    named = [{"noise_multiplier": sigma, "sampling_rate": rate, "count": count} for sigma, rate, count in events]
+    return recomputed_epsilon(named, delta, accountant)
 
 
 def triples(events):
