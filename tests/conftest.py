@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from contextlib import contextmanager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -124,6 +125,16 @@ class _RepeatableSystem:
     def urandom(self, size):
         return self._random.bytes(size)
 
+    @contextmanager
+    def another(self, name):
+        """Bytes of another name; then the ones before go on."""
+        before = self._random
+        self.begin(name)
+        try:
+            yield
+        finally:
+            self._random = before
+
 
 _SYSTEM = _RepeatableSystem()
 
@@ -131,6 +142,15 @@ _SYSTEM = _RepeatableSystem()
 def pytest_runtest_setup(item):
     """Before any fixture of the test is made."""
     _SYSTEM.begin(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    """A fixture that several tests share does not depend on which of them came first: they run on two cores."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with _SYSTEM.another(f"{fixturedef.baseid} {fixturedef.argname} {request.param_index}"):
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
