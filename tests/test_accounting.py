@@ -28,6 +28,13 @@ def direct_epsilon(events, delta, accountant):
     return recomputed_epsilon(named, delta, accountant)
 
 
+@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+def test_a_budget_of_hundreds_is_kept_and_not_spent_to_its_end(accountant):
+    planned = plan(Privacy(1000.0, 1e-5, accountant=accountant), 0.02, 100, SHARES)
+    assert min(planned.noise_multiplier, *(event.noise_multiplier for event in planned.releases)) >= 0.05
+    assert 100 < direct_epsilon(triples(planned.events), 1e-5, "rdp") <= 1000
+
+
 def triples(events):
     return [(event.noise_multiplier, event.sampling_rate, event.count) for event in events]
 

@@ -192,6 +192,9 @@ FEATURE_MEANS = "feature means"
 
 _WORTH_SPENDING = 0.99
 """A ledger that holds more than this part of the budget is full: what is left would drown in its noise."""
+_LEAST_NOISE, _SLOW_NOISE = 0.05, 0.4
+"""No noise multiplier lies below the first: a budget that would allow it, an ε of hundreds, is not spent to its end. Below
+the second PLD takes RDP's answer."""
 
 
 def plan(
@@ -236,11 +239,16 @@ def plan(
 
 
 def _calibrate(privacy: Privacy, spent: Sequence[Event], make_events: Callable[[float], list[Event]]) -> float:
-    """The smallest σ (to 1e-4) at which `spent` and `make_events(σ)` together stay within the budget."""
-    bracket: Any = dp_accounting.LowerEndpointAndGuess(0.05, 1.0)
+    """The smallest σ (to 1e-4, but no less than `_LEAST_NOISE`) at which `spent` and `make_events(σ)` are in the budget."""
+    if epsilon([*spent, *make_events(_LEAST_NOISE)], privacy.delta) <= privacy.epsilon:
+        return _LEAST_NOISE
+    bracket: Any = dp_accounting.LowerEndpointAndGuess(_LEAST_NOISE, 1.0)
     if privacy.accountant == "pld":
-        # PLD composes slowly where σ is small, and never needs more noise than RDP: search below RDP's answer.
+        # PLD composes slowly where σ is small, and never needs more noise than RDP: search below RDP's answer, unless that
+        # is so small that the search would take minutes.
         enough = _calibrate(replace(privacy, accountant="rdp"), spent, make_events)
+        if enough < _SLOW_NOISE:
+            return enough
         bracket = dp_accounting.ExplicitBracketInterval(0.3 * enough, enough)
 
     def compose(sigma: float) -> dp_accounting.DpEvent:
