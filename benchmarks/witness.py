@@ -63,7 +63,7 @@ class Witness:
             self._around(owner, name, before=self._event, after=self._event)
         # Below what a resumed run asks again, so that an answer that is only recalled is not told.
         self._around(
-            Mechanisms, "_noised_moments", after=lambda _, __, ___, event, *rest: self.tell("made", event.mechanism)
+            Mechanisms, "release_moments", after=lambda _, __, ___, event, *rest: self.tell("made", event.mechanism)
         )
         self._around(
             Answers, "keep", after=lambda _, __, charge, answer: self.tell("used", charge.hash, _digest(answer))

@@ -267,6 +267,8 @@ def test_a_loaded_model_charges_the_ledger_in_its_file_or_nothing(tmp_path, shar
         fit(again)
     again.save(tmp_path / "model.keras")
     assert load(tmp_path / "model.keras").ledger.detached, "the copy of a copy"
+    with pytest.raises(InvalidInputError, match=r"does not hold what this model.*clipped gradient sum"):
+        again.ledger = Ledger()
     again.ledger = Ledger(tmp_path / "ledger", shared=shared)
     before = len(again.ledger.charges)
     fit(again)

@@ -1,11 +1,14 @@
 """Which arrays become records, and what is said of those that do not."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import CLASSES, DREAMS, SHAPE, images_and_labels, tiny_model
 
 from tf_dp2vae.records import Records, checked_records, resized
 from tf_dp2vae.refinement import Refinement
+from tf_dp2vae.runs import RunFolder
 from tf_dp2vae.units import bound_per_unit
 from tf_dp2vae.validation import InvalidInputError
 
@@ -96,12 +99,16 @@ def test_persons_keep_their_own_records_where_invalid_ones_are_null():
             np.testing.assert_array_equal(images[members], IMAGES[expected])
 
 
-def test_nothing_but_invalid_records_trains_like_any_other_data():
+def test_nothing_but_invalid_records_is_trained_on_and_released_like_any_other_data(tmp_path):
     with pytest.warns(UserWarning, match="48 of 48"):
         records = checked_records(np.full((48, *SHAPE), np.nan), np.zeros(48, int), CLASSES, invalid="null")
     model = tiny_model(pretraining=DREAMS, prior=None, refinement=Refinement(steps=2, candidates=2))
-    model.fit(records, batch_size=12, steps_per_epoch=2, verbose=0)
-    assert model.privacy_statement().to_json()["num_records"] == 48
+    run = RunFolder(tmp_path, "run")
+    with run.opened(48, None) as ledger:
+        model.ledger = ledger
+        model.fit(records, batch_size=12, steps_per_epoch=2, verbose=0)
+        run.write_release(model, records)
+    assert json.loads((run.release / "privacy.json").read_text())["num_records"] == 48
     assert all(np.isfinite(weights).all() for weights in model.decoder.get_weights())
 
 

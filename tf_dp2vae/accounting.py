@@ -92,6 +92,13 @@ def merged(events: Iterable[Event]) -> tuple[Event, ...]:
     return tuple(replace(event, count=count) for event, count in counts.items())
 
 
+def lacking(events: Iterable[Event], among: Iterable[Event]) -> tuple[str, ...]:
+    """Mechanisms of the events that are not `among` the others as often, with their noise and sampling rate."""
+    found = {replace(event, count=1): event.count for event in merged(among)}
+    missing = [event for event in merged(events) if found.get(replace(event, count=1), 0) < event.count]
+    return tuple(dict.fromkeys(event.mechanism for event in missing))
+
+
 def _accountant(name: AccountantName) -> dp_accounting.PrivacyAccountant:
     check_choice(ACCOUNTANTS, accountant=name)
     relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE

@@ -159,9 +159,9 @@ class AnsweringMechanisms(Mechanisms):
         """Charges, unless this is what a killed process has charged already."""
         self._open = self.answers.next_charge(event) or self.answers.charge(event)
 
-    def _noised_moments(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
+    def release_moments(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
         """The stored answer to this charge where there is one, else the mechanism's."""
-        ask = super()._noised_moments
+        ask = super().release_moments
         return self._once(event, lambda: ask(records, event, *arguments, **named))
 
     def _once(self, event: Event, ask: Callable[[], Moments]) -> Moments:

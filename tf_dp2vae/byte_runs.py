@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,8 @@ def records_as_runs(images: np.ndarray) -> tuple[list[ByteRuns], list[ByteRuns]]
     Args:
       images: [n, height, width, channels], uint8. Images without six different pixels there tell nothing.
     """
-    pixels = np.concatenate([_liveliest(images[start : start + 2048]) for start in range(0, len(images), 2048)])
+    starts = range(0, max(len(images), 1), 2048)  # all may be null records, and then none is held
+    pixels = np.concatenate([_liveliest(images[start : start + 2048]) for start in starts])
     floats = _middle(pixels, RUN // 4).astype(np.float32) / np.float32(255)
     floats = np.ascontiguousarray(floats[_distinct(floats) >= _TELLING]).view(np.uint8)
     pixels = pixels[_distinct(pixels) >= _TELLING]
@@ -94,7 +96,7 @@ def records_as_runs(images: np.ndarray) -> tuple[list[ByteRuns], list[ByteRuns]]
 
 
 def _liveliest(images: np.ndarray) -> np.ndarray:
-    rows = images.reshape(len(images), images.shape[1], -1)
+    rows = images.reshape(*images.shape[:2], math.prod(images.shape[2:]))
     chosen = rows[np.arange(len(rows)), rows.astype(np.float32).std(axis=2).argmax(axis=1)]
     return _middle(chosen, 1 << int(np.log2(min(RUN, rows.shape[2]))))
 

@@ -154,7 +154,7 @@ class Mechanisms:
             projected = flat @ basis
             return flat, projected, np.zeros_like(projected)
 
-        return self._noised_moments(records, event, contribution, bound, weights, shared_second=True)
+        return self.release_moments(records, event, contribution, bound, weights, shared_second=True)
 
     def latent_moments(
         self,
@@ -187,7 +187,7 @@ class Mechanisms:
             clipped = clip_rows(means, bound)
             return clipped, clipped, variances
 
-        return self._noised_moments(records, event, contribution, bound, weights, shared_second)
+        return self.release_moments(records, event, contribution, bound, weights, shared_second)
 
     def feature_means(self, records: Records, event: Event, features: Features) -> Moments:
         """Per class the sum of features clipped to norm 1; no counts and no second moments.
@@ -207,9 +207,9 @@ class Mechanisms:
             none = np.zeros((len(images), 0))
             return clip_rows(features(images), 1.0), none, none
 
-        return self._noised_moments(records, event, contribution, 1.0, (0.0, 1.0, 0.0), shared_second=True)
+        return self.release_moments(records, event, contribution, 1.0, (0.0, 1.0, 0.0), shared_second=True)
 
-    def _noised_moments(
+    def release_moments(
         self,
         records: Records,
         event: Event,

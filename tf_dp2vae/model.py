@@ -166,6 +166,12 @@ class DP2VAE(VAE):
 
     @ledger.setter
     def ledger(self, ledger: Ledger) -> None:
+        missing = accounting.lacking(self.ledger.events, ledger.events)
+        check(
+            not missing,
+            f"the ledger does not hold what this model has asked of the records ({', '.join(missing)}), so its statement "
+            "would leave that out: open the ledger that was charged.",
+        )
         ledger.vouch(self.secure_noise and self.pretraining.end_to_end and self.pretraining.private)
         self.mechanisms.ledger = ledger
 

@@ -131,20 +131,10 @@ def _ledger_beside(events: tuple[Event, ...], statement: dict[str, Any], private
         return f"{file} is not there, so nothing is compared", False
     ledger = Ledger(file)
     ledger.close()
-    charged, stated = _counts(ledger.events), _counts(events)
-    lacking = [name for name, count in stated.items() if charged.get(name, 0) < count]
-    more = [name for name, count in charged.items() if stated.get(name, 0) < count]
-    if lacking or (more and not statement.get("shared_ledger")):
-        return f"DISAGREES with the statement about {', '.join(dict.fromkeys(n[0] for n in lacking + more))}", True
+    uncharged, more = accounting.lacking(events, ledger.events), accounting.lacking(ledger.events, events)
+    if uncharged or (more and not statement.get("shared_ledger")):
+        return f"DISAGREES with the statement about {', '.join(dict.fromkeys(uncharged + more))}", True
     return "holds what is stated" + (", and what other runs spent since" if more else ""), False
-
-
-def _counts(events: tuple[Event, ...]) -> dict[tuple[str, float, float], int]:
-    found: dict[tuple[str, float, float], int] = {}
-    for event in events:
-        key = (event.mechanism, event.noise_multiplier, event.sampling_rate)
-        found[key] = found.get(key, 0) + event.count
-    return found
 
 
 def _of_pairs(members: np.ndarray, others: np.ndarray, delta: float) -> OneRunVerdict:

@@ -77,15 +77,15 @@ class TranscriptMechanisms(Mechanisms):
         self._target = tf.constant(target)
         self._target_label = target_label
 
-    def _noised_moments(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
+    def release_moments(self, records: Records, event: Event, *arguments: Any, **named: Any) -> Moments:
         """The mechanism's answer; the attacker weighs it."""
-        answer = super()._noised_moments(records, event, *arguments, **named)
+        answer = super().release_moments(records, event, *arguments, **named)
         self._weigh(answer, event, *arguments, **named)
         return answer
 
     def _weigh(self, answer: Moments, event: Event, *arguments: Any, **named: Any) -> None:
         silent = replace(event, noise_multiplier=_HARDLY_ANY * event.noise_multiplier)
-        expected = [self._noiseless._noised_moments(world, silent, *arguments, **named) for world in self._neighbours]
+        expected = [self._noiseless.release_moments(world, silent, *arguments, **named) for world in self._neighbours]
         if answer.counts is not None:
             self.log_ratio += gaussian_log_ratio(answer.counts, *(m.counts for m in expected), answer.count_noise)
         self.log_ratio += gaussian_log_ratio(answer.sums, *(m.sums for m in expected), answer.sum_noise)
