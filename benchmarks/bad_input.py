@@ -4,210 +4,25 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import random
-import shutil
 import struct
-import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from odd_values import Trap, WrongError, as_json, changed, damaged, odd_array
+from bad_flags import evaluate_flags, flags
+from fuzz_world import ACCEPTED, World
+from odd_values import Trap, as_json, changed, damaged, odd_array
 
-import train
 from tf_dp2vae import datasets
 from tf_dp2vae.checksums import write_checksums
 from tf_dp2vae.evaluation.real import real_images
-from tf_dp2vae.evaluation.release import Release, read_release
+from tf_dp2vae.evaluation.release import read_release
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.saved import load
-from tf_dp2vae.validation import InvalidInputError
-
-REFUSED, ACCEPTED = "refused", "accepted"
-
-
-class _AcceptedError(BaseException):
-    """Stands for the training that would begin now."""
-
-
-class World:
-    """A small valid file of each kind, to be damaged."""
-
-    def __init__(self, folder: Path):
-        """Trains the smallest run there is."""
-        self.folder = folder
-        draw = np.random.default_rng(0)
-        self.arrays = {
-            "x_train": draw.integers(0, 256, (24, 8, 8), dtype=np.uint8),
-            "y_train": (np.arange(24) % 3).astype(np.int32),
-            "x_test": draw.integers(0, 256, (6, 8, 8), dtype=np.uint8),
-            "y_test": (np.arange(6) % 3).astype(np.int32),
-            "patient": np.arange(24) // 2,
-        }
-        self.data = folder / "data.npz"
-        np.savez_compressed(self.data, **self.arrays)
-        where = ["--data", str(self.data), "--num-classes", "3", "--runs", str(folder / "runs"), "--name", "run"]
-        small = (
-            "--steps 1 --rounds 1 --batch-size 4 --latent-dim 2 --width 1 --physical-batch-size 8 --pretrain-steps 1"
-        )
-        with (
-            called("train.py", *where, *small.split(), "--sleep-steps", "0", "--refine-steps", "1"),
-            redirect_stdout(io.StringIO()),
-        ):
-            train.main()
-        self.run = folder / "runs" / "run"
-        self.release = read_release(self.run)
-
-    def file(self, name: str, content: bytes) -> Path:
-        """A file of that content, in a folder of its own."""
-        path = Path(tempfile.mkdtemp(dir=self.folder)) / name
-        path.write_bytes(content)
-        return path
-
-    def copy_of_run(self) -> Path:
-        """A run to be damaged."""
-        return Path(shutil.copytree(self.run, Path(tempfile.mkdtemp(dir=self.folder)) / "run"))
-
-
-@contextmanager
-def called(*arguments: str) -> Iterator[None]:
-    """As if the program were called with these arguments."""
-    before, sys.argv = sys.argv, list(arguments)
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-WORDS = [
-    *(
-        "0",
-        "1",
-        "-1",
-        "2.5",
-        "nan",
-        "inf",
-        "-inf",
-        "1e400",
-        "10" * 200,
-        "",
-        " ",
-        "ε",
-        "☃☃",
-        "dreams",
-        "None",
-        "true",
-        "--",
-        "-",
-    ),
-    *(
-        "1e-5",
-        "0x10",
-        "1_000",
-        "١٢",
-        "a/b",
-        "..",
-        "/dev/null",
-        "/proc/self/mem",
-        "~",
-        "$HOME",
-        "a" * 300,
-        "x\ny",
-        "'",
-        '"',
-    ),
-    *("99999999999", "65537", "4097", "[]", "{}", "\udcff"),
-]
-
-
-def flags(world: World, chance: random.Random) -> str:
-    """train.py called with one to three flags of odd values, up to where training would begin."""
-    names = [name for name in _flag_names() if name != "--help"]
-    chosen = [(chance.choice(names), chance.choice(WORDS)) for _ in range(chance.choice([1, 1, 2, 3]))]
-    odd = [word for name, value in chosen for word in chance.choice([(name, value), (f"{name}={value}",), (name,)])]
-    root = Path(tempfile.mkdtemp(dir=world.folder))
-    base = ["--data", str(world.data), "--num-classes", "3", "--batch-size", "4", "--runs", str(root / "runs")]
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise _AcceptedError
-
-    fit, DP2VAE.fit = DP2VAE.fit, stop  # type: ignore[method-assign]
-    try:
-        with called("train.py", *base, *odd), _as_program(root):
-            train.main()
-    except _AcceptedError:
-        return ACCEPTED
-    finally:
-        DP2VAE.fit = fit  # type: ignore[method-assign]
-    return ACCEPTED
-
-
-def evaluate_flags(world: World, chance: random.Random) -> str:
-    """evaluate.py called with odd flags, up to where it would sample."""
-    import evaluate
-
-    names = ["--parts", "--samples", "--fid-samples", "--inception-weights", "--dataset", "--data", "--num-classes"]
-    names += ["--epochs", "--seed", "--release-uncovered-numbers", "--nonsense"]
-    odd = [word for _ in range(chance.choice([1, 2])) for word in (chance.choice(names), chance.choice(WORDS))]
-    run = chance.choice([str(world.run), str(world.run), str(world.folder / "nowhere"), chance.choice(WORDS)])
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise _AcceptedError
-
-    samples, Release.samples = Release.samples, stop  # type: ignore[method-assign]
-    try:
-        with called("evaluate.py", run, *odd), _as_program(Path(tempfile.mkdtemp(dir=world.folder))):
-            evaluate.main()
-    except _AcceptedError:
-        return ACCEPTED
-    finally:
-        Release.samples = samples  # type: ignore[method-assign]
-    return ACCEPTED
-
-
-def _flag_names() -> list[str]:
-    text = io.StringIO()
-    with called("train.py", "--help"), redirect_stdout(text), suppress(SystemExit):
-        train.main()
-    return sorted(
-        {word for word in text.getvalue().replace(",", " ").split() if word.startswith("--") and len(word) > 3}
-    )
-
-
-@contextmanager
-def chdir(folder: Path) -> Iterator[None]:
-    """Relative paths among the values end up there."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-@contextmanager
-def _as_program(root: Path) -> Iterator[None]:
-    """Turns exit code 2 with one line into a refusal, and looks whether anything was left behind."""
-    out, error = io.StringIO(), io.StringIO()
-    try:
-        with redirect_stdout(out), redirect_stderr(error), chdir(root):
-            yield
-    except SystemExit as ended:
-        if ended.code == 0:  # --help among the values
-            return
-        lines = error.getvalue().strip().splitlines()
-        if ended.code != 2 or len(lines) != 1:
-            raise WrongError(f"exit code {ended.code}, {len(lines)} lines: {error.getvalue()[:500]}") from ended
-        if list(root.iterdir()):
-            raise WrongError(f"left behind: {[str(path) for path in root.rglob('*')]}") from ended
-        raise InvalidInputError(lines[0]) from ended
 
 
 def npz(world: World, chance: random.Random) -> str:

@@ -28,7 +28,8 @@ import checkout  # noqa: F401 - makes the package importable from here
 import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 
 # isort: split
-from bad_input import ACCEPTED, KINDS, REFUSED, World
+from bad_input import KINDS
+from fuzz_world import ACCEPTED, REFUSED, World
 from odd_values import WrongError
 
 from tf_dp2vae.commands import parse
