@@ -9,7 +9,7 @@ from scipy import stats
 
 from tf_dp2vae.randomness import InsecureSeed, SystemEntropy
 from tf_dp2vae.records import Records
-from tf_dp2vae.sampling import PoissonSource, unit_interval, unprotected_batches
+from tf_dp2vae.sampling import PoissonSource, in_order, unit_interval, unprotected_batches
 
 UNLIKELY = 1e-6
 
@@ -106,6 +106,15 @@ def test_dataset_yields_fresh_batches_keys_and_noise():
 def test_pixels_become_floats_in_the_unit_interval():
     np.testing.assert_allclose(unit_interval(np.array([0, 51, 255], np.uint8)), [0, 0.2, 1])
     np.testing.assert_allclose(unit_interval(np.array([0.25, 1.0])), [0.25, 1])
+
+
+def test_batches_in_order_are_the_records_as_they_stand():
+    records = some_records(11)
+    batches = list(in_order(records, 4))
+    assert [len(labels) for _, labels in batches] == [4, 4, 3]
+    with records.opened() as parts:
+        for index, expected in enumerate(parts):
+            np.testing.assert_array_equal(np.concatenate([batch[index] for batch in batches]), expected)
 
 
 def test_unprotected_batches_pass_over_each_record_once_an_epoch():
