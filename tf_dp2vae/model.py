@@ -147,13 +147,13 @@ class DP2VAE(VAE):
         self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
         self.contrast = Contrast(name="contrast")
         self.judge = Judge(self.image_shape, max(self.num_classes, 1), name="judge")
+        self.num_records: int | None = None
         entropy = entropy or SystemEntropy()
         self.secure_noise = entropy.secure
         self.mechanisms = Mechanisms(Ledger(), entropy)
         self.ledger = self.ledger if ledger is None else ledger
         self.checkpoints = checkpoints or Checkpoints()
         self.plan: Plan | None = None
-        self.num_records: int | None = None
         self.unit, self.audit_canaries = Unit(), 0
         self.phase = Phase.PRIVATE
         self._epsilon = EpsilonSpent()
@@ -168,7 +168,7 @@ class DP2VAE(VAE):
     def ledger(self, ledger: Ledger) -> None:
         missing = accounting.lacking(self.ledger.events, ledger.events)
         check(
-            not missing,
+            self.num_records is None or not missing,
             f"the ledger does not hold what this model has asked of the records ({', '.join(missing)}), so its statement "
             "would leave that out: open the ledger that was charged.",
         )
