@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import train
-from tf_dp2vae import networks, objectives, pretraining, setup
+from tf_dp2vae import from_flags, networks, objectives, pretraining
 from tf_dp2vae.optimizers import DPAdam
 
 _STEPS = 150
@@ -101,7 +101,7 @@ def decoder_with(body: Body) -> Callable[[], None]:
         return keras.models.clone_model(standard, call_function=call)
 
     def change() -> None:
-        setup.build_decoder = build
+        from_flags.build_decoder = build
 
     return change
 

@@ -1,5 +1,10 @@
-"""What an installed package asks for is what `requirements.txt` pins, but for the suite's own tools."""
+"""What an installed package asks for is what `requirements.txt` pins, but for the suite's own tools.
 
+And what the benchmarks' scripts import from it exists: no other test runs them all.
+"""
+
+import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -21,3 +26,20 @@ def test_every_package_of_the_sources_is_installed():
     assert named is not None
     found = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "tf_dp2vae").rglob("__init__.py")}
     assert set(re.findall(r'"([^"]+)"', named[1])) == found
+
+
+def _names_taken_from_the_package():
+    """(script, module, name) for each import in the benchmarks."""
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "tf_dp2vae":
+                yield from ((script.name, node.module, name.name) for name in node.names)
+
+
+def test_benchmarks_import_what_there_is():
+    missing = []
+    for script, module, name in _names_taken_from_the_package():
+        found = importlib.import_module(module)
+        if not hasattr(found, name) and importlib.util.find_spec(f"{module}.{name}") is None:
+            missing.append(f"{script}: {module}.{name}")
+    assert not missing
