@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_dp2vae import accounting, reproducible
+from tf_dp2vae import accounting, reproducible, saved
 from tf_dp2vae.accounting import Plan, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms
 from tf_dp2vae.augmentation import Shifts
@@ -58,7 +58,6 @@ from tf_dp2vae.vae import VAE
 from tf_dp2vae.validation import InvalidInputError, check, check_choice, check_whole
 
 _VALIDATED_AT_ONCE = 256
-_PAST = "past"
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -513,47 +512,12 @@ class DP2VAE(VAE):
 
     def get_config(self) -> dict[str, Any]:
         """What the constructor takes, and what was done with the model so far."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "name": self.name,
-            "encoder": serialize(self.encoder),
-            "decoder": serialize(self.decoder),
-            "privacy": serialize(self.privacy),
-            "pretraining": serialize(self.pretraining),
-            "prior": serialize(self.prior),
-            "refinement": serialize(self.refinement),
-            "draws": self.draws,
-            "augmentation": serialize(self.augmentation),
-            "engine": self.engine,
-            "physical_batch_size": self.physical_batch_size,
-            "seed": self.seed,
-            "trials": self.trials,
-            _PAST: {
-                "num_records": self.num_records,
-                "unit": serialize(self.unit),
-                "audit_canaries": self.audit_canaries,
-                "events": [event.to_json() for event in self.ledger.events],
-                "shared_ledger": self.ledger.shared,
-                "ledger_in_file": self.ledger.path is not None or self.ledger.detached,
-                "secure_noise": self.secure_noise,
-            },
-        }
+        return saved.config_of(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
         """The inverse of `get_config`."""
-        restore = keras.saving.deserialize_keras_object
-        nested = ("encoder", "decoder", "privacy", "pretraining", "prior", "refinement", "augmentation")
-        own = {name: value for name, value in config.items() if name != _PAST}
-        model = cls(**{**own, **{name: restore(config[name], custom_objects) for name in nested}})
-        past = config[_PAST]
-        for event in past["events"]:
-            model.ledger.charge(accounting.Event.from_json(event))
-        model.ledger.shared, model.ledger.detached = past["shared_ledger"], past["ledger_in_file"]
-        model.secure_noise = past["secure_noise"]
-        model.num_records, model.audit_canaries = past["num_records"], past["audit_canaries"]
-        model.unit = restore(past["unit"], custom_objects)
-        return model
+        return saved.model_of(cls, config, custom_objects)
 
     def get_compile_config(self) -> dict[str, Any]:
         """The optimizer."""

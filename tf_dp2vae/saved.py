@@ -1,4 +1,7 @@
-"""Reading a model that was saved, from a file that somebody else may have touched."""
+"""A model in a .keras file: what is saved of it, and how it is read from a file that somebody else may have touched.
+
+A saved model keeps what it has asked of the records, so that its guarantee comes back with it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,53 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
+
+from tf_dp2vae.accounting import Event
 from tf_dp2vae.validation import InvalidInputError, check, first_line
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
 
 _MOST_BYTES = 2**31
+_OBJECTS = ("encoder", "decoder", "privacy", "pretraining", "prior", "refinement", "augmentation")
+_VALUES = ("draws", "engine", "physical_batch_size", "seed", "trials")
+"""The constructor's arguments, apart from those that belong to one process: ledger, checkpoints, entropy."""
+_PAST = "past"
+
+
+def config_of(model: DP2VAE) -> dict[str, Any]:
+    """What the model's constructor takes, and what was done with the model so far."""
+    serialize = keras.saving.serialize_keras_object
+    return {
+        "name": model.name,
+        **{name: serialize(getattr(model, name)) for name in _OBJECTS},
+        **{name: getattr(model, name) for name in _VALUES},
+        _PAST: {
+            "num_records": model.num_records,
+            "unit": serialize(model.unit),
+            "audit_canaries": model.audit_canaries,
+            "events": [event.to_json() for event in model.ledger.events],
+            "shared_ledger": model.ledger.shared,
+            "ledger_in_file": model.ledger.path is not None or model.ledger.detached,
+            "secure_noise": model.secure_noise,
+        },
+    }
+
+
+def model_of(cls: type[DP2VAE], config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
+    """The inverse of `config_of`."""
+    restore = keras.saving.deserialize_keras_object
+    arguments = {name: value for name, value in config.items() if name != _PAST}
+    model = cls(**{**arguments, **{name: restore(config[name], custom_objects) for name in _OBJECTS}})
+    past = config[_PAST]
+    for event in past["events"]:
+        model.ledger.charge(Event.from_json(event))
+    model.ledger.shared, model.ledger.detached = past["shared_ledger"], past["ledger_in_file"]
+    model.secure_noise = past["secure_noise"]
+    model.num_records, model.audit_canaries = past["num_records"], past["audit_canaries"]
+    model.unit = restore(past["unit"], custom_objects)
+    return model
 
 
 def load(path: str | os.PathLike[str]) -> DP2VAE:
@@ -27,8 +71,6 @@ def load(path: str | os.PathLike[str]) -> DP2VAE:
     Raises:
       InvalidInputError: the file is missing, damaged, too large or holds another kind of model.
     """
-    import keras
-
     from tf_dp2vae.model import DP2VAE
 
     file = Path(path)
