@@ -1,6 +1,7 @@
-"""train.py with one change that no flag of it makes, for `levers.py`.
+"""train.py with changes that no flag of it makes, for `levers.py`.
 
     python benchmarks/changed_train.py residual --epsilon 1
+    python benchmarks/changed_train.py residual+cosine --epsilon 1
 
 Each change replaces one thing that `train.py` is made of: the decoder, the DP optimizer, the likelihood or what happens at
 the end of pre-training. The guarantee holds with all of them: none touches what is asked of the records, or how often.
@@ -143,5 +144,6 @@ CHANGES: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    CHANGES[sys.argv.pop(1)]()
+    for name in sys.argv.pop(1).split("+"):
+        CHANGES[name]()
     train.main()
