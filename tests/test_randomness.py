@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from randomgen import AESCounter
 from scipy import stats
 
 from tf_dp2vae import randomness
@@ -44,7 +45,19 @@ def test_keys_are_what_the_operating_system_gives_and_are_asked_for_each_time(mo
     np.testing.assert_array_equal(SystemEntropy().key(), np.frombuffer(given[0], np.int64))
     found = SystemEntropy().generator().random(), SystemEntropy().stream().generator().random()
     keys = (int.from_bytes(key, "little") for key in given[1:3])
-    assert found == tuple(np.random.Generator(np.random.Philox(key=key)).random() for key in keys)
+    assert found == tuple(np.random.Generator(AESCounter(key=key)).random() for key in keys)
+
+
+def test_the_generator_is_aes_in_counter_mode():
+    """The block function against the example of FIPS 197, appendix C.1; and a stream is that function of 0, 1, 2, …"""
+    key, plain = bytes(range(16)), bytes.fromhex("00112233445566778899aabbccddeeff")
+    block = AESCounter(key=int.from_bytes(key, "little"), counter=int.from_bytes(plain, "little")).random_raw(2)
+    assert block.tobytes() == bytes.fromhex("69c4e0d86a7b0430d8cdb78070b4c55a")
+    generator = SystemEntropy().generator().bit_generator
+    assert isinstance(generator, AESCounter)
+    stream = AESCounter(key=7).random_raw(2 * 300).reshape(300, 2)
+    blocks = [AESCounter(key=7, counter=index).random_raw(2) for index in range(300)]
+    np.testing.assert_array_equal(stream, blocks)
 
 
 def test_equal_seeds_repeat_and_shapes_are_kept():

@@ -3,6 +3,10 @@
 *Public*: initialisation, dreams, sleep, samples. Seeded, reproducible, the seed stands in the statement.
 *Private*: Poisson draws, latent draws inside a mechanism, noise. Keyed from the operating system, never stored.
 
+Poisson draws and noise come from AES-128 in counter mode (NIST SP 800-38A), so that whoever sees every answer and guesses
+every record still cannot tell them from random without telling AES from random. Generators made for simulation, NumPy's
+own, promise no such thing.
+
 Noise is drawn in float64 and every noised answer is rounded to a coarse grid (`on_grid`), so that what floating-point
 numbers do to the lowest bits of a Gaussian (Mironov 2012; Holohan and Braghin 2021) reaches nobody.
 """
@@ -15,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
+from randomgen import AESCounter
 
 from tf_dp2vae.validation import check_whole
 
@@ -46,8 +51,8 @@ class SystemEntropy:
     secure = True
 
     def generator(self) -> np.random.Generator:
-        """A Philox generator under a fresh 128-bit key."""
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(os.urandom(16), "little")))
+        """AES in counter mode under a fresh 128-bit key."""
+        return np.random.Generator(AESCounter(key=int.from_bytes(os.urandom(16), "little")))
 
     def key(self) -> np.ndarray:
         """128 fresh bits."""
