@@ -28,12 +28,12 @@ SEARCH = (
     "Releasing all trials, each like this one, would cost the stated epsilon; so does choosing one by looking at what they "
     "released. Choosing by private metrics, such as losses on records, is not covered by any number of trials."
 )
-_SECURE = "keyed from the operating system, not stored"
+_SECURE = "AES-128 in counter mode, keyed from the operating system, not stored"
 _GRID = (
     f"float64, each answer rounded to a grid of at most 1/{round(1 / GRID)} of its noise's deviation, which hides what "
     "floating-point does to a Gaussian's lowest bits"
 )
-_PACKAGES = ("tensorflow", "keras", "tensorflow-privacy", "dp-accounting", "numpy")
+_PACKAGES = ("tensorflow", "keras", "tensorflow-privacy", "dp-accounting", "numpy", "randomgen")
 
 
 @dataclass(frozen=True)
