@@ -67,7 +67,7 @@ JSON_KEYS = {
         "given_encoder",
         "not_private",
     ),
-    *("tensorflow", "keras", "tensorflow-privacy", "dp-accounting", "numpy"),
+    *("tensorflow", "keras", "tensorflow-privacy", "dp-accounting", "numpy", "randomgen"),
 }
 PNG_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"sBIT", b"pHYs", b"tRNS", b"gAMA", b"sRGB"}
 _PNG = b"\x89PNG\r\n\x1a\n"
