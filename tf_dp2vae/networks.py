@@ -145,7 +145,7 @@ def build_decoder(
 
 def _doubled(tensor: keras.KerasTensor) -> keras.KerasTensor:
     """Twice the height and width, a quarter of the channels."""
-    height, width, channels = tensor.shape[1:]
+    height, width, channels = (int(size) for size in tensor.shape[1:])
     tensor = layers.Reshape((height, width, 2, 2, channels // 4))(tensor)
     tensor = layers.Permute((1, 3, 2, 4, 5))(tensor)
     return layers.Reshape((2 * height, 2 * width, channels // 4))(tensor)
