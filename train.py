@@ -25,12 +25,12 @@ from tf_dp2vae.from_flags import (
     make_augmentation,
     make_entropy,
     make_networks,
+    make_optimizer,
     make_pretraining,
     make_prior,
     make_refinement,
 )
 from tf_dp2vae.model import DP2VAE
-from tf_dp2vae.optimizers import DPAdam
 from tf_dp2vae.resuming import parse_training, run_folder
 
 
@@ -66,7 +66,7 @@ def main() -> None:
             checkpoints=run.checkpoints,
             entropy=make_entropy(flags),
         )
-        model.compile(DPAdam(learning_rate=flags.learning_rate, use_ema=flags.ema > 0, ema_momentum=flags.ema))
+        model.compile(make_optimizer(flags))
         history = StepHistory()
         model.fit(
             records,

@@ -54,7 +54,8 @@ class Flags:
       dataset: real data, as for train.py.
       data: an .npz, instead of --dataset.
       latent_dim: dimensions of z.
-      width: channels of the networks' outer layers.
+      width: channels of the decoder at a quarter of the resolution.
+      blocks: residual blocks of the decoder.
       pretrain_epochs: passes over the records.
       epochs: of the CNN.
       seed: of everything.
@@ -64,6 +65,7 @@ class Flags:
     data: Path | None = None
     latent_dim: int = 24
     width: int = 32
+    blocks: int = 1
     pretrain_epochs: int = 30
     epochs: int = 5
     seed: int = 0
@@ -78,7 +80,7 @@ def rungs(records: Records, flags: Flags) -> Iterator[tuple[str, Labelled]]:
     yield "records", real
     model = DP2VAE(
         build_encoder(shape, flags.latent_dim, classes, flags.width, flags.seed),
-        build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1),
+        build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1, flags.blocks),
         pretraining=NotPrivate(flags.pretrain_epochs),
         refinement=None,
         seed=flags.seed,
@@ -127,6 +129,7 @@ def measure(data: Path, flags: Flags) -> Iterator[dict]:
             "rung": rung,
             "latent_dim": flags.latent_dim,
             "width": flags.width,
+            "blocks": flags.blocks,
             "pretrain_epochs": flags.pretrain_epochs,
             "images": len(train[0]),
             "classifier_epochs": flags.epochs,
@@ -136,9 +139,9 @@ def measure(data: Path, flags: Flags) -> Iterator[dict]:
 
 def table(rows: list[dict]) -> str:
     """A line a row."""
-    lines = ["| data | latent | width | epochs | learned from | CNN % |", "|---|---|---|---|---|---|"]
+    lines = ["| data | latent | width | blocks | epochs | learned from | CNN % |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        sizes = f"{row['latent_dim']} | {row['width']} | {row['pretrain_epochs']}"
+        sizes = f"{row['latent_dim']} | {row['width']} | {row['blocks']} | {row['pretrain_epochs']}"
         lines.append(f"| {row['dataset']} | {sizes} | {row['rung']} | {100 * row['acc_cnn']:.1f} |")
     return "\n".join(lines)
 
@@ -146,10 +149,10 @@ def table(rows: list[dict]) -> str:
 def draw(rows: list[dict], file: Path) -> None:
     """Accuracy of the CNN down the ladder, a line for each data set and size of network."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5))
-    keys = ("dataset", "latent_dim", "width", "pretrain_epochs")
+    keys = ("dataset", "latent_dim", "width", "blocks", "pretrain_epochs")
     for group in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
         own = [row for row in rows if tuple(row[key] for key in keys) == group]
-        label = "{}, {} latents, width {}, {} epochs".format(*group)
+        label = "{}, {} latents, width {}, blocks {}, {} epochs".format(*group)
         axes.plot([row["rung"] for row in own], [100 * row["acc_cnn"] for row in own], marker="o", label=label)
     axes.set_ylabel("CNN accuracy on held-out training images, %")
     axes.set_title("What a classifier learned from; no privacy anywhere")
@@ -165,7 +168,7 @@ def main() -> None:
     flags = parse(Flags, __doc__)
     for row in measure(split(flags.dataset, flags.data), flags):
         rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
-        same = ("dataset", "rung", "latent_dim", "width", "pretrain_epochs")
+        same = ("dataset", "rung", "latent_dim", "width", "blocks", "pretrain_epochs")
         rows = [other for other in rows if any(other[key] != row[key] for key in same)] + [row]
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         draw(rows, RESULTS.with_suffix(".png"))

@@ -1,7 +1,8 @@
-"""What each setting is worth: the default recipe with one lever moved at a time, at equal ε.
+"""What each setting is worth: a recipe with one lever moved at a time, at equal ε.
 
     python benchmarks/levers.py                          # MNIST
     python benchmarks/levers.py --dataset fashion_mnist  # or --data FILE.npz
+    python benchmarks/levers.py --recipe plain           # what was the default when most levers were measured
 
 Nothing is measured on test images: the last 10,000 *training* images are held out, the rest are the records. A CNN trained
 on 30,000 samples is tested on the held-out part. Rows go to benchmarks/results/levers.json; those that stand there are not
@@ -19,6 +20,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -37,11 +39,13 @@ import matplotlib.pyplot as plt
 RESULTS = ROOT / "benchmarks" / "results" / "levers.json"
 FOLDER = ROOT / "runs" / "levers"
 HELD_OUT, SAMPLES = 10_000, 30_000
+RecipeName = Literal["default", "plain"]
+RECIPES: dict[RecipeName, str] = {"default": "", "plain": "--blocks 0 --schedule constant --learning-rate 1e-3"}
 
 
 @dataclass(frozen=True)
 class Lever:
-    """One change of the default recipe.
+    """One change of a recipe.
 
     Attributes:
       name: for the table.
@@ -55,15 +59,14 @@ class Lever:
     expected: str
     change: str = ""
 
-    def command(self) -> str:
-        """What python runs."""
-        return " ".join(
-            filter(None, [f"benchmarks/changed_train.py {self.change}" if self.change else "train.py", self.flags])
-        )
+    def command(self, recipe: RecipeName) -> str:
+        """What python runs; where lever and recipe name the same flag, the lever's comes last and counts."""
+        program = f"benchmarks/changed_train.py {self.change}" if self.change else "train.py"
+        return " ".join(filter(None, [program, RECIPES[recipe], self.flags]))
 
 
-LEVERS = (
-    Lever("the default", "", "the reference"),
+REFERENCE = "as it is"
+_OF_BOTH = (
     Lever(
         "no refinement", "--refine-share 0 --moments-share 0.5", "worse: marks of noise, and samples of other classes"
     ),
@@ -71,22 +74,11 @@ LEVERS = (
     Lever("matching, no judge", "--candidates 1", "worse: samples of other classes stay"),
     Lever("twice the candidates", "--candidates 8", "a little better: a stricter choice, for free"),
     Lever("twice the matching", "--refine-steps 600", "even: matched by then"),
-    Lever("a residual block", "", "even: what it adds is lost to noise on its weights", "residual"),
-    Lever(
-        "a residual block with group normalisation", "", "a little better: gradients of one size", "residual-group-norm"
-    ),
     Lever("one more convolution", "", "even", "deeper"),
     Lever(
         "Gaussian likelihood", "", "worse: gradients of a few images rule, and the dark ones hardly learn", "gaussian"
     ),
-    Lever(
-        "a residual block with group normalisation, and a cosine learning rate",
-        "",
-        "better than each alone",
-        "residual-group-norm+cosine",
-    ),
     Lever("DP-AdamBC", "", "even: weight averages hide what Adam's bias costs", "adam-bc"),
-    Lever("a cosine learning rate", "", "even: the weight average does its work already", "cosine"),
     Lever(
         "no training of the first layer",
         "",
@@ -104,7 +96,6 @@ LEVERS = (
     Lever("less for the dreams", "--moments-share 0.3", "worse"),
     Lever("longer pre-training", "--pretrain-steps 4000", "even: dreams are learned by then"),
     Lever("no weight average", "--ema 0", "worse: the last step's noise stays in the weights"),
-    Lever("twice the learning rate", "--learning-rate 2e-3", "worse: noise moves the weights faster than data do"),
     Lever("half the steps", "--steps 75", "even"),
     Lever("half the width", "--width 16", "even: fewer weights, less noise, less detail"),
     Lever("half the latent dimensions", "--latent-dim 12", "worse detail, better prior"),
@@ -114,6 +105,38 @@ LEVERS = (
     Lever("4 latent draws", "--draws 4", "better: less variance in each gradient, for time only"),
     Lever("8 copies, shifted by up to 2 pixels", "--draws 8 --shifts 2", "better for digits: more varied gradients"),
 )
+_HASTE = "worse: noise moves the weights faster than data do"
+LEVERS = {
+    "default": (
+        Lever(REFERENCE, "", "the reference"),
+        Lever("no residual block", "--blocks 0", "worse for digits, even for clothes"),
+        Lever("two residual blocks", "--blocks 2", "even: depth against noise on its weights"),
+        Lever("a constant learning rate", "--schedule constant --learning-rate 1e-3", "a little worse"),
+        Lever("twice the learning rate", "--learning-rate 4e-3", _HASTE),
+        *_OF_BOTH,
+    ),
+    "plain": (
+        Lever(REFERENCE, "", "the reference"),
+        Lever("a residual block", "", "even: what it adds is lost to noise on its weights", "residual"),
+        Lever(
+            "a residual block with group normalisation",
+            "--blocks 1",
+            "a little better: gradients of one size",
+        ),
+        Lever(
+            "a cosine learning rate",
+            "--schedule cosine --learning-rate 2e-3",
+            "even: the weight average does its work already",
+        ),
+        Lever(
+            "a residual block with group normalisation, and a cosine learning rate",
+            "--blocks 1 --schedule cosine --learning-rate 2e-3",
+            "better than each alone",
+        ),
+        Lever("twice the learning rate", "--learning-rate 2e-3", _HASTE),
+        *_OF_BOTH,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -121,6 +144,7 @@ class Flags:
     """The levers.
 
     Attributes:
+      recipe: what the levers are moved in - default, or plain (no residual block, a constant learning rate).
       dataset: real data, as for train.py.
       data: an .npz, instead of --dataset.
       epsilon: target epsilon.
@@ -129,6 +153,7 @@ class Flags:
       only: run only the levers whose name contains this.
     """
 
+    recipe: RecipeName = "default"
     dataset: str = "mnist"
     data: Path | None = None
     epsilon: float = 1.0
@@ -156,11 +181,12 @@ def split(name: str, data: Path | None) -> Path:
 
 def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     """Accuracy on the held-out training images."""
-    run = FOLDER / f"{data.stem}-eps{flags.epsilon:g}-{LEVERS.index(lever)}-seed{seed}"
+    place = LEVERS[flags.recipe].index(lever)
+    run = FOLDER / f"{data.stem}-{flags.recipe}-eps{flags.epsilon:g}-{place}-seed{seed}"
     shutil.rmtree(run, ignore_errors=True)
     file, root = data.relative_to(ROOT), FOLDER.relative_to(ROOT)
     where = f"--data {file} --runs {root} --name {run.name}"
-    command = f"{lever.command()} --epsilon {flags.epsilon:g} --seed {seed} {where}"
+    command = f"{lever.command(flags.recipe)} --epsilon {flags.epsilon:g} --seed {seed} {where}"
     print("python", command, flush=True)
     subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     release = read_release(run)
@@ -172,54 +198,56 @@ def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     return round(cnn(train, validation, held_out, 10, flags.epochs, seed).accuracy, 4)
 
 
-Accuracies = dict[tuple[str, float], dict[str, list[float]]]
+Setting = tuple[str, RecipeName, float]
+Accuracies = dict[Setting, dict[str, list[float]]]
 
 
 def accuracies_of(rows: list[dict]) -> Accuracies:
-    """For each data set and ε, for each lever that was measured there, in per cent: a number a seed."""
+    """For each data set, recipe and ε, for each lever that was measured there, in per cent: a number a seed."""
     found: Accuracies = {}
     for row in rows:
-        of_lever = found.setdefault((row["dataset"].removesuffix("-training"), row["epsilon"]), {})
-        of_lever.setdefault(row["lever"], []).append(100 * row["accuracy"])
-    return found
+        setting = row["dataset"].removesuffix("-training"), row["recipe"], row["epsilon"]
+        found.setdefault(setting, {}).setdefault(row["lever"], []).append(100 * row["accuracy"])
+    return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0] != "mnist", item[0][2])))
 
 
 def table(rows: list[dict]) -> str:
-    """One line a lever, beside the default's mean."""
+    """One line a lever, beside the recipe's mean."""
     lines = [
-        "| data | ε | lever | flags | expected | accuracy, % | to the default | seeds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | recipe | ε | lever | flags | expected | accuracy, % | to the recipe | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (dataset, epsilon), of_lever in accuracies_of(rows).items():
-        default = mean(of_lever.get(LEVERS[0].name, [float("nan")]))
-        for lever in LEVERS:
+    for (dataset, recipe, epsilon), of_lever in accuracies_of(rows).items():
+        reference = mean(of_lever.get(REFERENCE, [float("nan")]))
+        for lever in LEVERS[recipe]:
             if values := of_lever.get(lever.name):
                 flags = f"`{lever.flags}`" if lever.flags else lever.change
                 lines.append(
-                    f"| {dataset} | {epsilon:g} | {lever.name} | {flags} | {lever.expected} | {mean(values):.1f} "
-                    f"| {mean(values) - default:+.1f} | {len(values)} |"
+                    f"| {dataset} | {recipe} | {epsilon:g} | {lever.name} | {flags} | {lever.expected} "
+                    f"| {mean(values):.1f} | {mean(values) - reference:+.1f} | {len(values)} |"
                 )
     return "\n".join(lines)
 
 
 def draw(rows: list[dict], file: Path) -> None:
-    """What each lever does to the default's accuracy, a panel a data set and ε, a dot a seed."""
-    panels = {key: found for key, found in accuracies_of(rows).items() if LEVERS[0].name in found}
+    """What each lever does to its recipe's accuracy, a panel a data set, recipe and ε, a dot a seed."""
+    panels = {key: found for key, found in accuracies_of(rows).items() if REFERENCE in found and len(found) > 1}
     if not panels:
         return
-    names = [lever.name for lever in LEVERS if any(lever.name in found for found in panels.values())]
+    all_names = dict.fromkeys(lever.name for recipe in RECIPES for lever in LEVERS[recipe])
+    names = [name for name in all_names if any(name in found for found in panels.values())]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(3 + 4 * len(panels), 1 + 0.27 * len(names)), sharex=True, sharey=True
     )
-    for axis, ((dataset, epsilon), found) in zip(np.atleast_1d(axes), panels.items()):
-        default = mean(found[LEVERS[0].name])
+    for axis, ((dataset, recipe, epsilon), found) in zip(np.atleast_1d(axes), panels.items()):
+        reference = mean(found[REFERENCE])
         for place, name in enumerate(names):
             values = found.get(name, [])
-            axis.barh(place, (mean(values) - default) if values else 0, color="tab:blue", alpha=0.4)
-            axis.plot([value - default for value in values], [place] * len(values), "o", color="tab:blue", ms=4)
+            axis.barh(place, (mean(values) - reference) if values else 0, color="tab:blue", alpha=0.4)
+            axis.plot([value - reference for value in values], [place] * len(values), "o", color="tab:blue", ms=4)
         axis.axvline(0, color="black", lw=0.8)
-        axis.set_title(f"{dataset}, ε = {epsilon:g}; the default: {default:.1f} %", fontsize=10)
-        axis.set_xlabel("points of CNN accuracy to the default")
+        axis.set_title(f"{dataset}, ε = {epsilon:g}\n{recipe} recipe: {reference:.1f} %", fontsize=10)
+        axis.set_xlabel("points of CNN accuracy to it")
         axis.set_yticks(range(len(names)), names)
         axis.grid(axis="x", alpha=0.3)
     np.atleast_1d(axes)[0].invert_yaxis()
@@ -237,8 +265,9 @@ def main() -> None:
     flags = parse(Flags, __doc__)
     data = split(flags.dataset, flags.data)
     for seed in map(int, flags.seeds.split(",")):
-        for lever in LEVERS:
-            row = {"dataset": data.stem, "epsilon": flags.epsilon, "lever": lever.name, "seed": seed}
+        for lever in LEVERS[flags.recipe]:
+            row = {"dataset": data.stem, "recipe": flags.recipe, "epsilon": flags.epsilon}
+            row |= {"lever": lever.name, "seed": seed}
             known = [{name: old[name] for name in row} for old in stored()]
             if flags.only in lever.name and row not in known:
                 row["accuracy"] = measure(lever, seed, data, flags)

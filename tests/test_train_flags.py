@@ -62,6 +62,7 @@ BAD_FLAGS = [
         for flag in ("--learning-rate", "--pretrain-learning-rate")
         for value in ("0", "-1", "nan", "inf", "x")
     ),
+    *(("--schedule", value) for value in ("none", "0")),
     *(("--ema", value) for value in ("1", "-0.1", "nan", "x")),
     *(
         (flag, value)
@@ -91,7 +92,15 @@ BAD_FLAGS = [
     ),
     *(
         (flag, value)
-        for flag in ("--sleep-steps", "--seed", "--insecure-seed", "--shifts", "--refine-steps", "--audit-canaries")
+        for flag in (
+            "--sleep-steps",
+            "--seed",
+            "--insecure-seed",
+            "--shifts",
+            "--refine-steps",
+            "--audit-canaries",
+            "--blocks",
+        )
         for value in ("-1", "0.5", "x")
     ),
     ("--no-such-flag", "3"),

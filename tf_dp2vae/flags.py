@@ -24,9 +24,10 @@ from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_whole
 
 _MOST_SEED = 999_999
-_MOST_CLASSES, _WIDEST, _MOST_AT_ONCE, _LONGEST = 1000, 1024, 65_536, 10_000_000
+_MOST_CLASSES, _WIDEST, _DEEPEST, _MOST_AT_ONCE, _LONGEST = 1000, 1024, 32, 65_536, 10_000_000
 """Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
 _FEWEST_SAMPLES = 100
+ScheduleName = Literal["cosine", "constant"]
 PretrainName = Literal["dreams", "public", "none", "unprotected", "statistics", "not-private"]
 
 
@@ -55,12 +56,14 @@ class TrainFlags:
       batch_size: expected records in a Poisson batch; expected persons with --unit.
       steps: private steps in all; a multiple of --rounds.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
-      learning_rate: of the private phase's Adam.
+      learning_rate: of the private phase's Adam, at its start.
+      schedule: of that rate - cosine (falls to 0 along a half cosine) or constant.
       ema: momentum of the weight average that is released, from 0 (none) to below 1.
       draws: latent draws of each record, averaged before clipping.
       shifts: the largest shift of a record in pixels, another for each of its --draws, averaged before clipping; 0 for none.
       latent_dim: dimensions of z.
-      width: channels of the networks' outer layers.
+      width: channels of the decoder at a quarter of the resolution, and an eighth of the encoder's units.
+      blocks: residual blocks of the decoder, two convolutions with group normalisation each; 0 for none.
       pretrain_steps: ordinary steps on dreams or public data, 256 images each.
       pretrain_epochs: passes over the records with --pretrain unprotected or not-private.
       pretrain_learning_rate: of Adam in pre-training and sleep.
@@ -100,12 +103,14 @@ class TrainFlags:
     batch_size: int = 1024
     steps: int = 150
     rounds: int = 3
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    schedule: ScheduleName = "cosine"
     ema: float = 0.98
     draws: int = 1
     shifts: int = 0
     latent_dim: int = 24
     width: int = 32
+    blocks: int = 1
     pretrain_steps: int = Dreams.steps
     pretrain_epochs: int = Unprotected.epochs
     pretrain_learning_rate: float = Dreams.learning_rate
@@ -129,6 +134,7 @@ class TrainFlags:
         check_choice(("gaussian", "normal"), prior=self.prior)
         check_choice(get_args(Invalid), invalid_records=self.invalid_records)
         check_choice(get_args(EngineName), engine=self.engine)
+        check_choice(get_args(ScheduleName), schedule=self.schedule)
         check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)
         if self.physical_batch_size is not None:
@@ -144,6 +150,7 @@ class TrainFlags:
         )
         check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps)
         check_whole(minimum=0, maximum=_WIDEST, shifts=self.shifts)
+        check_whole(minimum=0, maximum=_DEEPEST, blocks=self.blocks)
         _check_seed(self.seed)
         check_whole(minimum=0, audit_canaries=self.audit_canaries)
         check(

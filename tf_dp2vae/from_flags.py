@@ -10,6 +10,7 @@ from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decode
 from tf_dp2vae.datasets import Dataset
 from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.networks import build_decoder, build_encoder
+from tf_dp2vae.optimizers import DPAdam
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior, NormalPrior, Prior
 from tf_dp2vae.randomness import Entropy, InsecureSeed, SystemEntropy
@@ -86,7 +87,15 @@ def make_networks(flags: TrainFlags, records: Records, pretraining: Pretraining)
         latent = pretraining.components
         return build_encoder(shape, latent, classes, 1, flags.seed), build_linear_decoder(shape, latent, classes)
     encoder = build_encoder(shape, flags.latent_dim, classes, flags.width, flags.seed)
-    return encoder, build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1)
+    return encoder, build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1, flags.blocks)
+
+
+def make_optimizer(flags: TrainFlags) -> DPAdam:
+    """The private phase's Adam."""
+    rate = flags.learning_rate
+    if flags.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, flags.steps)
+    return DPAdam(learning_rate=rate, use_ema=flags.ema > 0, ema_momentum=flags.ema)
 
 
 def make_entropy(flags: TrainFlags) -> Entropy:

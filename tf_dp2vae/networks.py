@@ -19,6 +19,7 @@ from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.validation import check, check_whole
 
 _PROJECTED = 64
+_GROUPS = 4
 ACCEPTED_SIZES = "height and width multiples of 4 from 8 to 64, with 1 or 3 channels (28×28×1, 32×32×3, 64×64×3, …)"
 
 
@@ -107,14 +108,21 @@ def build_encoder(
 
 
 def build_decoder(
-    image_shape: tuple[int, int, int], latent_dim: int, num_classes: int = 0, width: int = 32, seed: int = 0
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    num_classes: int = 0,
+    width: int = 32,
+    seed: int = 0,
+    blocks: int = 1,
 ) -> keras.Model:
     """p(x|z, y): latents (and one-hot labels) to the logits of a Bernoulli for each pixel.
 
-    Convolutions at coarse resolution whose channels are then spread over space (sub-pixel convolution, Shi et al. 2016)
-    cost a quarter of transposed ones of equal reach, and a label's own image enters the logits directly.
+    Residual blocks (He et al. 2016) with group normalisation (Wu and He 2018) refine a coarse picture. Convolutions at
+    coarse resolution whose channels are then spread over space (sub-pixel convolution, Shi et al. 2016) cost a quarter of
+    transposed ones of equal reach, and a label's own image enters the logits directly.
 
-    Args: as for `build_encoder`; `width` is the number of channels at a quarter of the resolution.
+    Args: as for `build_encoder`; `width` is the number of channels at a quarter of the resolution, `blocks` the number of
+      residual blocks there, 0 for none.
 
     Returns:
       Functional model, [latent] or [latent, label] → logits [examples, height, width, channels].
@@ -124,6 +132,7 @@ def build_decoder(
     """
     check_image_shape(image_shape)
     check_whole(latent_dim=latent_dim, width=width)
+    check_whole(minimum=0, blocks=blocks)
     init = _initializers(seed)
     height, across, channels = image_shape
     latent = keras.Input((latent_dim,), name="latent")
@@ -134,6 +143,8 @@ def build_decoder(
     small = (height // 4, across // 4, width)
     hidden = layers.Dense(small[0] * small[1] * small[2], activation="elu", kernel_initializer=next(init))(hidden)
     hidden = layers.Reshape(small)(hidden)
+    for _ in range(blocks):
+        hidden = _residual_block(hidden, init)
     hidden = layers.Conv2D(4 * max(width // 2, 1), 3, padding="same", kernel_initializer=next(init))(hidden)
     hidden = layers.Activation("elu")(_doubled(hidden))
     logits = _doubled(layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer=next(init))(hidden))
@@ -141,6 +152,16 @@ def build_decoder(
         of_label = layers.Dense(height * across * channels, use_bias=False, kernel_initializer=next(init))(inputs[1])
         logits = layers.Add()([logits, layers.Reshape(image_shape)(of_label)])
     return keras.Model(inputs, logits, name="decoder")
+
+
+def _residual_block(tensor: keras.KerasTensor, init: Iterator[keras.initializers.Initializer]) -> keras.KerasTensor:
+    """The tensor and what two normalised convolutions make of it. Groups of an example's channels mix no examples."""
+    width, hidden = int(tensor.shape[-1]), tensor
+    for _ in range(2):
+        hidden = layers.Conv2D(width, 3, padding="same", kernel_initializer=next(init))(hidden)
+        hidden = layers.GroupNormalization(math.gcd(_GROUPS, width))(hidden)
+        hidden = layers.Activation("elu")(hidden)
+    return layers.Add()([tensor, hidden])
 
 
 def _doubled(tensor: keras.KerasTensor) -> keras.KerasTensor:

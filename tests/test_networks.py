@@ -1,0 +1,51 @@
+"""The decoder's residual blocks: what they add, what they leave as it was, and which sizes are accepted."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import CLASSES, LATENT, SHAPE
+
+from tf_dp2vae.mixing import refuse_mixing
+from tf_dp2vae.networks import build_decoder
+from tf_dp2vae.validation import InvalidInputError
+
+WIDTH = 8
+
+
+def decoder(**arguments):
+    return build_decoder(SHAPE, LATENT, CLASSES, **{"width": WIDTH, **arguments})
+
+
+def test_block_costs_two_convolutions_and_their_normalisations():
+    plain, one, two = (decoder(blocks=blocks).count_params() for blocks in range(3))
+    assert one - plain == two - one == 2 * (9 * WIDTH**2 + WIDTH) + 2 * 2 * WIDTH
+
+
+def test_block_adds_to_what_it_was_given():
+    """Where a block's last normalisation gives 0, the decoder is the one without it."""
+    plain, block = decoder(blocks=0), decoder(blocks=1)
+    last = [layer for layer in block.layers if isinstance(layer, keras.layers.GroupNormalization)][-1]
+    latents = np.random.default_rng(0).normal(size=(5, LATENT)).astype(np.float32), np.eye(CLASSES)[[0, 1, 2, 0, 1]]
+    for variable in last.weights:
+        variable.assign(np.zeros(variable.shape))
+    # Of the layers that both have, in the order that they were made, those of the block stand behind the first.
+    own = block.get_weights()
+    inside = len(own) - len(plain.get_weights())
+    plain.set_weights([*own[:2], *own[2 + inside :]])
+    np.testing.assert_allclose(block(latents), plain(latents), atol=1e-6)
+    last.beta.assign(np.ones(WIDTH))
+    assert np.abs(block(latents) - plain(latents)).max() > 0.01
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 6, 12])
+def test_groups_fit_every_width_and_mix_no_examples(width):
+    network = decoder(width=width)
+    refuse_mixing([network])
+    groups = {layer.groups for layer in network.layers if isinstance(layer, keras.layers.GroupNormalization)}
+    assert groups == {np.gcd(4, width)}
+
+
+@pytest.mark.parametrize("blocks", [-1, 0.5, True])
+def test_number_of_blocks_is_checked(blocks):
+    with pytest.raises(InvalidInputError, match=f"blocks={blocks}"):
+        decoder(blocks=blocks)
