@@ -102,6 +102,20 @@ def gaussian_likelihood() -> None:
     objectives.negative_elbo = negative_elbo
 
 
+def less_kl(weight: float) -> Callable[[], None]:
+    """β-VAE's weight of the KL term, below 1: narrower posteriors, sharper reconstructions (Higgins et al. 2017)."""
+
+    def change() -> None:
+        def negative_elbo(*tensors: Any) -> objectives.Elbo:
+            reconstruction, kl = exact(*tensors)
+            return objectives.Elbo(reconstruction, weight * kl)
+
+        exact = objectives.negative_elbo
+        objectives.negative_elbo = negative_elbo
+
+    return change
+
+
 def frozen_first_layer() -> None:
     """The decoder's first dense layer, most of its weights, is trained on dreams only."""
     pretrain = pretraining.Dreams.run
@@ -118,6 +132,7 @@ CHANGES: dict[str, Callable[[], None]] = {
     "deeper": decoder_with(Body(1)),
     "residual": decoder_with(Body(2, residual=True)),
     "gaussian": gaussian_likelihood,
+    "quarter-kl": less_kl(0.25),
     "frozen-first-layer": frozen_first_layer,
 }
 
