@@ -65,7 +65,7 @@ class Flags:
     data: Path | None = None
     latent_dim: int = 24
     width: int = 32
-    blocks: int = 1
+    blocks: int = 0
     pretrain_epochs: int = 30
     epochs: int = 5
     seed: int = 0

@@ -1,8 +1,7 @@
 """What each setting is worth: a recipe with one lever moved at a time, at equal ε.
 
-    python benchmarks/levers.py                          # MNIST
-    python benchmarks/levers.py --dataset fashion_mnist  # or --data FILE.npz
-    python benchmarks/levers.py --recipe plain           # what was the default when most levers were measured
+    python benchmarks/levers.py                                            # MNIST
+    python benchmarks/levers.py --family surfaces --dataset fashion_mnist  # or --data FILE.npz
 
 Nothing is measured on test images: the last 10,000 *training* images are held out, the rest are the records. A CNN trained
 on 30,000 samples is tested on the held-out part. Rows go to benchmarks/results/levers.json; those that stand there are not
@@ -20,7 +19,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -30,6 +28,7 @@ from tf_dp2vae import datasets
 from tf_dp2vae.commands import parse
 from tf_dp2vae.evaluation.classifiers import cnn
 from tf_dp2vae.evaluation.release import read_release
+from tf_dp2vae.recipes import FamilyName
 from tf_dp2vae.records import FULL_SCALE
 
 matplotlib.use("Agg")
@@ -39,8 +38,6 @@ import matplotlib.pyplot as plt
 RESULTS = ROOT / "benchmarks" / "results" / "levers.json"
 FOLDER = ROOT / "runs" / "levers"
 HELD_OUT, SAMPLES = 10_000, 30_000
-RecipeName = Literal["default", "plain"]
-RECIPES: dict[RecipeName, str] = {"default": "", "plain": "--blocks 0 --schedule constant --learning-rate 1e-3"}
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,10 @@ class Lever:
     expected: str
     change: str = ""
 
-    def command(self, recipe: RecipeName) -> str:
-        """What python runs; where lever and recipe name the same flag, the lever's comes last and counts."""
+    def command(self, family: FamilyName) -> str:
+        """What python runs; the family sets what the lever leaves open."""
         program = f"benchmarks/changed_train.py {self.change}" if self.change else "train.py"
-        return " ".join(filter(None, [program, RECIPES[recipe], self.flags]))
+        return " ".join(filter(None, [program, f"--family {family}", self.flags]))
 
 
 REFERENCE = "as it is"
@@ -107,8 +104,8 @@ _OF_BOTH = (
     Lever("8 copies, shifted by up to 2 pixels", "--draws 8 --shifts 2", "better for digits: more varied gradients"),
 )
 _HASTE = "worse: noise moves the weights faster than data do"
-LEVERS = {
-    "default": (
+LEVERS: dict[FamilyName, tuple[Lever, ...]] = {
+    "strokes": (
         Lever(REFERENCE, "", "the reference"),
         Lever("no residual block", "--blocks 0", "worse for digits, even for clothes"),
         Lever("two residual blocks", "--blocks 2", "even: depth against noise on its weights"),
@@ -116,7 +113,7 @@ LEVERS = {
         Lever("twice the learning rate", "--learning-rate 4e-3", _HASTE),
         *_OF_BOTH,
     ),
-    "plain": (
+    "surfaces": (
         Lever(REFERENCE, "", "the reference"),
         Lever("a residual block", "", "even: what it adds is lost to noise on its weights", "residual"),
         Lever(
@@ -145,7 +142,7 @@ class Flags:
     """The levers.
 
     Attributes:
-      recipe: what the levers are moved in - default, or plain (no residual block, a constant learning rate).
+      family: whose recipe the levers are moved in, as for train.py.
       dataset: real data, as for train.py.
       data: an .npz, instead of --dataset.
       epsilon: target epsilon.
@@ -154,7 +151,7 @@ class Flags:
       only: run only the levers whose name contains this.
     """
 
-    recipe: RecipeName = "default"
+    family: FamilyName = "strokes"
     dataset: str = "mnist"
     data: Path | None = None
     epsilon: float = 1.0
@@ -182,12 +179,12 @@ def split(name: str, data: Path | None) -> Path:
 
 def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     """Accuracy on the held-out training images."""
-    place = LEVERS[flags.recipe].index(lever)
-    run = FOLDER / f"{data.stem}-{flags.recipe}-eps{flags.epsilon:g}-{place}-seed{seed}"
+    place = LEVERS[flags.family].index(lever)
+    run = FOLDER / f"{data.stem}-{flags.family}-eps{flags.epsilon:g}-{place}-seed{seed}"
     shutil.rmtree(run, ignore_errors=True)
     file, root = data.relative_to(ROOT), FOLDER.relative_to(ROOT)
     where = f"--data {file} --runs {root} --name {run.name}"
-    command = f"{lever.command(flags.recipe)} --epsilon {flags.epsilon:g} --seed {seed} {where}"
+    command = f"{lever.command(flags.family)} --epsilon {flags.epsilon:g} --seed {seed} {where}"
     print("python", command, flush=True)
     subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     release = read_release(run)
@@ -199,56 +196,56 @@ def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     return round(cnn(train, validation, held_out, 10, flags.epochs, seed).accuracy, 4)
 
 
-Setting = tuple[str, RecipeName, float]
+Setting = tuple[str, FamilyName, float]
 Accuracies = dict[Setting, dict[str, list[float]]]
 
 
 def accuracies_of(rows: list[dict]) -> Accuracies:
-    """For each data set, recipe and ε, for each lever that was measured there, in per cent: a number a seed."""
+    """For each data set, family and ε, for each lever that was measured there, in per cent: a number a seed."""
     found: Accuracies = {}
     for row in rows:
-        setting = row["dataset"].removesuffix("-training"), row["recipe"], row["epsilon"]
+        setting = row["dataset"].removesuffix("-training"), row["family"], row["epsilon"]
         found.setdefault(setting, {}).setdefault(row["lever"], []).append(100 * row["accuracy"])
     return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0] != "mnist", item[0][2])))
 
 
 def table(rows: list[dict]) -> str:
-    """One line a lever, beside the recipe's mean."""
+    """One line a lever, beside the mean of the recipe as it is."""
     lines = [
-        "| data | recipe | ε | lever | flags | expected | accuracy, % | to the recipe | seeds |",
+        "| data | family | ε | lever | flags | expected | accuracy, % | to the recipe | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (dataset, recipe, epsilon), of_lever in accuracies_of(rows).items():
+    for (dataset, family, epsilon), of_lever in accuracies_of(rows).items():
         reference = mean(of_lever.get(REFERENCE, [float("nan")]))
-        for lever in LEVERS[recipe]:
+        for lever in LEVERS[family]:
             if values := of_lever.get(lever.name):
                 flags = f"`{lever.flags}`" if lever.flags else lever.change
                 lines.append(
-                    f"| {dataset} | {recipe} | {epsilon:g} | {lever.name} | {flags} | {lever.expected} "
+                    f"| {dataset} | {family} | {epsilon:g} | {lever.name} | {flags} | {lever.expected} "
                     f"| {mean(values):.1f} | {mean(values) - reference:+.1f} | {len(values)} |"
                 )
     return "\n".join(lines)
 
 
 def draw(rows: list[dict], file: Path) -> None:
-    """What each lever does to its recipe's accuracy, a panel a data set, recipe and ε, a dot a seed."""
+    """What each lever does to its recipe's accuracy, a panel a data set, family and ε, a dot a seed."""
     panels = {key: found for key, found in accuracies_of(rows).items() if REFERENCE in found and len(found) > 1}
     if not panels:
         return
-    all_names = dict.fromkeys(lever.name for recipe in RECIPES for lever in LEVERS[recipe])
+    all_names = dict.fromkeys(lever.name for family in LEVERS for lever in LEVERS[family])
     names = [name for name in all_names if any(name in found for found in panels.values())]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(3 + 4 * len(panels), 1 + 0.27 * len(names)), sharex=True, sharey=True
     )
-    for axis, ((dataset, recipe, epsilon), found) in zip(np.atleast_1d(axes), panels.items()):
+    for axis, ((dataset, family, epsilon), found) in zip(np.atleast_1d(axes), panels.items()):
         reference = mean(found[REFERENCE])
         for place, name in enumerate(names):
             values = found.get(name, [])
             axis.barh(place, (mean(values) - reference) if values else 0, color="tab:blue", alpha=0.4)
             axis.plot([value - reference for value in values], [place] * len(values), "o", color="tab:blue", ms=4)
         axis.axvline(0, color="black", lw=0.8)
-        axis.set_title(f"{dataset}, ε = {epsilon:g}\n{recipe} recipe: {reference:.1f} %", fontsize=10)
-        axis.set_xlabel("points of CNN accuracy to it")
+        axis.set_title(f"{dataset}, ε = {epsilon:g}\n{family}: {reference:.1f} %", fontsize=10)
+        axis.set_xlabel("points of CNN accuracy to the recipe")
         axis.set_yticks(range(len(names)), names)
         axis.grid(axis="x", alpha=0.3)
     np.atleast_1d(axes)[0].invert_yaxis()
@@ -266,8 +263,8 @@ def main() -> None:
     flags = parse(Flags, __doc__)
     data = split(flags.dataset, flags.data)
     for seed in map(int, flags.seeds.split(",")):
-        for lever in LEVERS[flags.recipe]:
-            row = {"dataset": data.stem, "recipe": flags.recipe, "epsilon": flags.epsilon}
+        for lever in LEVERS[flags.family]:
+            row = {"dataset": data.stem, "family": flags.family, "epsilon": flags.epsilon}
             row |= {"lever": lever.name, "seed": seed}
             known = [{name: old[name] for name in row} for old in stored()]
             if flags.only in lever.name and row not in known:

@@ -37,8 +37,8 @@ RUNS = Path("runs") / "utility"
 
 # From scratch the decoder needs more steps and a higher rate than after dreams.
 _FROM_SCRATCH = "--steps 300 --learning-rate 2e-3"
-# What pre-training does is compared without what comes after it, which would do the same for each, on the plain recipe.
-_ALONE = "--refine-share 0 --blocks 0 --schedule constant --learning-rate 1e-3"
+# What pre-training does is compared without what comes after it, which would do the same for each, and by one recipe.
+_ALONE = "--refine-share 0 --family surfaces"
 METHODS = {
     "dreams": "--pretrain dreams",
     "dreams-unrefined": f"--pretrain dreams {_ALONE} --moments-share 0.5",

@@ -39,7 +39,7 @@ def test_block_adds_to_what_it_was_given():
 
 @pytest.mark.parametrize("width", [1, 2, 3, 6, 12])
 def test_groups_fit_every_width_and_mix_no_examples(width):
-    network = decoder(width=width)
+    network = decoder(width=width, blocks=1)
     refuse_mixing([network])
     groups = {layer.groups for layer in network.layers if isinstance(layer, keras.layers.GroupNormalization)}
     assert groups == {np.gcd(4, width)}

@@ -12,8 +12,10 @@ from conftest import images_and_labels
 
 import train
 from tf_dp2vae.accounting import Event
+from tf_dp2vae.commands import parse
 from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.ledger import Ledger
+from tf_dp2vae.recipes import RECIPES, Recipe
 from tf_dp2vae.validation import InvalidInputError
 
 IMAGES, LABELS = images_and_labels(40)
@@ -62,7 +64,7 @@ BAD_FLAGS = [
         for flag in ("--learning-rate", "--pretrain-learning-rate")
         for value in ("0", "-1", "nan", "inf", "x")
     ),
-    *(("--schedule", value) for value in ("none", "0")),
+    *((flag, value) for flag in ("--schedule", "--family") for value in ("none", "0")),
     *(("--ema", value) for value in ("1", "-0.1", "nan", "x")),
     *(
         (flag, value)
@@ -262,3 +264,19 @@ def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):
     for name in (field.name for field in dataclasses.fields(TrainFlags) if field.name != "privacy"):
         assert f"--{name.replace('_', '-')} " in words
         assert meanings[name] in words
+
+
+@pytest.mark.parametrize(
+    "flags, recipe",
+    [
+        ("", RECIPES["strokes"]),
+        ("--dataset emnist/letters", RECIPES["strokes"]),
+        ("--dataset fashion_mnist", RECIPES["surfaces"]),
+        ("--data digits.npz", RECIPES["surfaces"]),
+        ("--data digits.npz --family strokes", RECIPES["strokes"]),
+        ("--family surfaces --blocks 2 --schedule cosine", Recipe(2, 1e-3, "cosine")),
+        ("--blocks 0 --learning-rate 0.5", Recipe(0, 0.5, "cosine")),
+    ],
+)
+def test_family_sets_what_is_not_given(flags, recipe):
+    assert parse(TrainFlags, "", flags.split()).recipe == recipe

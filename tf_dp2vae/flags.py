@@ -19,6 +19,7 @@ from tf_dp2vae.evaluation.real import ReferenceName
 from tf_dp2vae.gradients import EngineName
 from tf_dp2vae.pretraining import Dreams, Unprotected
 from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.recipes import RECIPES, FamilyName, Recipe, ScheduleName, family_of
 from tf_dp2vae.records import Invalid
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_whole
@@ -27,7 +28,6 @@ _MOST_SEED = 999_999
 _MOST_CLASSES, _WIDEST, _DEEPEST, _MOST_AT_ONCE, _LONGEST = 1000, 1024, 32, 65_536, 10_000_000
 """Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
 _FEWEST_SAMPLES = 100
-ScheduleName = Literal["cosine", "constant"]
 PretrainName = Literal["dreams", "public", "none", "unprotected", "statistics", "not-private"]
 
 
@@ -56,14 +56,17 @@ class TrainFlags:
       batch_size: expected records in a Poisson batch; expected persons with --unit.
       steps: private steps in all; a multiple of --rounds.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
-      learning_rate: of the private phase's Adam, at its start.
-      schedule: of that rate - cosine (falls to 0 along a half cosine) or constant.
+      family: what images show - strokes (digits, letters) or surfaces (clothes, photographs); sets --blocks, --learning-rate
+        and --schedule where they are not given; by default strokes for data sets known to be such, as mnist, else surfaces.
+      learning_rate: of the private phase's Adam, at its start; by default 2e-3 for strokes, 1e-3 for surfaces.
+      schedule: of that rate - cosine (falls to 0 along a half cosine) or constant; by default cosine for strokes.
       ema: momentum of the weight average that is released, from 0 (none) to below 1.
       draws: latent draws of each record, averaged before clipping.
       shifts: the largest shift of a record in pixels, another for each of its --draws, averaged before clipping; 0 for none.
       latent_dim: dimensions of z.
       width: channels of the decoder at a quarter of the resolution, and an eighth of the encoder's units.
-      blocks: residual blocks of the decoder, two convolutions with group normalisation each; 0 for none.
+      blocks: residual blocks of the decoder, two convolutions with group normalisation each; by default 1 for strokes, 0 for
+        surfaces.
       pretrain_steps: ordinary steps on dreams or public data, 256 images each.
       pretrain_epochs: passes over the records with --pretrain unprotected or not-private.
       pretrain_learning_rate: of Adam in pre-training and sleep.
@@ -103,14 +106,15 @@ class TrainFlags:
     batch_size: int = 1024
     steps: int = 150
     rounds: int = 3
-    learning_rate: float = 2e-3
-    schedule: ScheduleName = "cosine"
+    family: FamilyName | None = None
+    learning_rate: float | None = None
+    schedule: ScheduleName | None = None
     ema: float = 0.98
     draws: int = 1
     shifts: int = 0
     latent_dim: int = 24
     width: int = 32
-    blocks: int = 1
+    blocks: int | None = None
     pretrain_steps: int = Dreams.steps
     pretrain_epochs: int = Unprotected.epochs
     pretrain_learning_rate: float = Dreams.learning_rate
@@ -134,7 +138,11 @@ class TrainFlags:
         check_choice(("gaussian", "normal"), prior=self.prior)
         check_choice(get_args(Invalid), invalid_records=self.invalid_records)
         check_choice(get_args(EngineName), engine=self.engine)
-        check_choice(get_args(ScheduleName), schedule=self.schedule)
+        if self.family is not None:
+            check_choice(get_args(FamilyName), family=self.family)
+        recipe = self.recipe
+        check_choice(get_args(ScheduleName), schedule=recipe.schedule)
+        check_whole(minimum=0, maximum=_DEEPEST, blocks=recipe.blocks)
         check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)
         if self.physical_batch_size is not None:
@@ -150,7 +158,6 @@ class TrainFlags:
         )
         check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps)
         check_whole(minimum=0, maximum=_WIDEST, shifts=self.shifts)
-        check_whole(minimum=0, maximum=_DEEPEST, blocks=self.blocks)
         _check_seed(self.seed)
         check_whole(minimum=0, audit_canaries=self.audit_canaries)
         check(
@@ -175,7 +182,7 @@ class TrainFlags:
         check_whole(minimum=0, maximum=_LONGEST, refine_steps=self.refine_steps)
         check_whole(maximum=_WIDEST, candidates=self.candidates)
         check_positive(prior_clip=self.prior_clip)
-        check_positive(learning_rate=self.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
+        check_positive(learning_rate=recipe.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
         check(
             0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."
         )
@@ -205,6 +212,12 @@ class TrainFlags:
     def _source(dataset: str | None, data: Path | None) -> str:
         """Where data come from; equal for two names of one file."""
         return f"data set {dataset}" if data is None else os.path.realpath(data)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was asked for, and the family's settings for the rest."""
+        family = self.family or ("surfaces" if self.data else family_of(self.dataset))
+        return RECIPES[family].changed(blocks=self.blocks, learning_rate=self.learning_rate, schedule=self.schedule)
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""

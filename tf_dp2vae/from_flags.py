@@ -87,13 +87,13 @@ def make_networks(flags: TrainFlags, records: Records, pretraining: Pretraining)
         latent = pretraining.components
         return build_encoder(shape, latent, classes, 1, flags.seed), build_linear_decoder(shape, latent, classes)
     encoder = build_encoder(shape, flags.latent_dim, classes, flags.width, flags.seed)
-    return encoder, build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1, flags.blocks)
+    return encoder, build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1, flags.recipe.blocks)
 
 
 def make_optimizer(flags: TrainFlags) -> DPAdam:
     """The private phase's Adam."""
-    rate = flags.learning_rate
-    if flags.schedule == "cosine":
+    rate = flags.recipe.learning_rate
+    if flags.recipe.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, flags.steps)
     return DPAdam(learning_rate=rate, use_ema=flags.ema > 0, ema_momentum=flags.ema)
 

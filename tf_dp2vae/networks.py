@@ -113,16 +113,15 @@ def build_decoder(
     num_classes: int = 0,
     width: int = 32,
     seed: int = 0,
-    blocks: int = 1,
+    blocks: int = 0,
 ) -> keras.Model:
     """p(x|z, y): latents (and one-hot labels) to the logits of a Bernoulli for each pixel.
 
-    Residual blocks (He et al. 2016) with group normalisation (Wu and He 2018) refine a coarse picture. Convolutions at
-    coarse resolution whose channels are then spread over space (sub-pixel convolution, Shi et al. 2016) cost a quarter of
-    transposed ones of equal reach, and a label's own image enters the logits directly.
+    Convolutions at coarse resolution whose channels are then spread over space (sub-pixel convolution, Shi et al. 2016)
+    cost a quarter of transposed ones of equal reach, and a label's own image enters the logits directly.
 
     Args: as for `build_encoder`; `width` is the number of channels at a quarter of the resolution, `blocks` the number of
-      residual blocks there, 0 for none.
+      residual blocks there (He et al. 2016), of two convolutions with group normalisation (Wu and He 2018) each.
 
     Returns:
       Functional model, [latent] or [latent, label] → logits [examples, height, width, channels].

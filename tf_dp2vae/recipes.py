@@ -1,0 +1,46 @@
+"""Recipes: settings of the private phase that no one value serves best, chosen by what the images show.
+
+Which family images belong to is said beforehand, by whoever knows what the data set is about; no record is looked at. What
+each setting is worth in either family: docs/levers.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+FamilyName = Literal["strokes", "surfaces"]
+"""Strokes: thin lines on an empty ground, as of digits and letters. Surfaces: anything else, as clothes and photographs."""
+ScheduleName = Literal["cosine", "constant"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Decoder and steps of the private phase.
+
+    Attributes:
+      blocks: residual blocks of the decoder.
+      learning_rate: of Adam at the start.
+      schedule: constant, or cosine: the rate falls to 0 along a half cosine.
+    """
+
+    blocks: int
+    learning_rate: float
+    schedule: ScheduleName
+
+    def changed(self, **settings: object) -> Recipe:
+        """The recipe with those settings that are not None."""
+        return replace(self, **{name: value for name, value in settings.items() if value is not None})
+
+
+RECIPES: dict[FamilyName, Recipe] = {
+    # Adam's steps are as long altogether: a half cosine is half of its start on average.
+    "strokes": Recipe(blocks=1, learning_rate=2e-3, schedule="cosine"),
+    "surfaces": Recipe(blocks=0, learning_rate=1e-3, schedule="constant"),
+}
+_OF_STROKES = {"mnist", "emnist", "kmnist", "omniglot"}
+
+
+def family_of(dataset: str) -> FamilyName:
+    """The family of a public data set that is known by name (with or without a configuration behind a slash)."""
+    return "strokes" if dataset.partition("/")[0] in _OF_STROKES else "surfaces"
