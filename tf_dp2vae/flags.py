@@ -57,9 +57,9 @@ class TrainFlags:
       steps: private steps in all; a multiple of --rounds.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
       family: what images show - strokes (digits, letters) or surfaces (clothes, photographs); sets --blocks, --learning-rate
-        and --schedule where they are not given; by default strokes for data sets known to be such, as mnist, else surfaces.
+        and --schedule where they are not given; by-name is strokes for data sets known to be such, as mnist, else surfaces.
       learning_rate: of the private phase's Adam, at its start; by default 2e-3 for strokes, 1e-3 for surfaces.
-      schedule: of that rate - cosine (falls to 0 along a half cosine) or constant; by default cosine for strokes.
+      schedule: of that rate - cosine (falls to 0 along a half cosine) or constant; by-family is cosine for strokes.
       ema: momentum of the weight average that is released, from 0 (none) to below 1.
       draws: latent draws of each record, averaged before clipping.
       shifts: the largest shift of a record in pixels, another for each of its --draws, averaged before clipping; 0 for none.
@@ -106,9 +106,9 @@ class TrainFlags:
     batch_size: int = 1024
     steps: int = 150
     rounds: int = 3
-    family: FamilyName | None = None
+    family: Literal["by-name", FamilyName] = "by-name"
     learning_rate: float | None = None
-    schedule: ScheduleName | None = None
+    schedule: Literal["by-family", ScheduleName] = "by-family"
     ema: float = 0.98
     draws: int = 1
     shifts: int = 0
@@ -138,10 +138,9 @@ class TrainFlags:
         check_choice(("gaussian", "normal"), prior=self.prior)
         check_choice(get_args(Invalid), invalid_records=self.invalid_records)
         check_choice(get_args(EngineName), engine=self.engine)
-        if self.family is not None:
-            check_choice(get_args(FamilyName), family=self.family)
+        check_choice(("by-name", *get_args(FamilyName)), family=self.family)
+        check_choice(("by-family", *get_args(ScheduleName)), schedule=self.schedule)
         recipe = self.recipe
-        check_choice(get_args(ScheduleName), schedule=recipe.schedule)
         check_whole(minimum=0, maximum=_DEEPEST, blocks=recipe.blocks)
         check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)
@@ -216,8 +215,10 @@ class TrainFlags:
     @property
     def recipe(self) -> Recipe:
         """What was asked for, and the family's settings for the rest."""
-        family = self.family or ("surfaces" if self.data else family_of(self.dataset))
-        return RECIPES[family].changed(blocks=self.blocks, learning_rate=self.learning_rate, schedule=self.schedule)
+        named: FamilyName = "surfaces" if self.data else family_of(self.dataset)
+        recipe = RECIPES[named if self.family == "by-name" else self.family]
+        schedule = None if self.schedule == "by-family" else self.schedule
+        return recipe.changed(blocks=self.blocks, learning_rate=self.learning_rate, schedule=schedule)
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""
