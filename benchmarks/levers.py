@@ -132,6 +132,8 @@ LEVERS: dict[FamilyName, tuple[Lever, ...]] = {
             "better than each alone",
         ),
         Lever("twice the learning rate", "--learning-rate 2e-3", _HASTE),
+        Lever("half the learning rate", "--learning-rate 5e-4", "better for clothes, whose dreams are good already"),
+        Lever("a cosine learning rate, half as high on average", "--schedule cosine", "the same"),
         *_OF_BOTH,
     ),
 }

@@ -23,11 +23,11 @@ from tf_dp2vae.contrast import mean_energy
 from tf_dp2vae.mechanisms import Features
 from tf_dp2vae.moments import Moments
 from tf_dp2vae.objectives import bounded
-from tf_dp2vae.pretraining import Dreams, Pretraining, look_along
+from tf_dp2vae.pretraining import Dreams, WithoutNoise, look_along
 from tf_dp2vae.priors import assign_moments
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import unit_interval, unprotected_batches
-from tf_dp2vae.validation import check, check_positive, check_whole
+from tf_dp2vae.validation import check
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -127,25 +127,14 @@ class StatisticsAlone(Dreams):
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
 @dataclass(frozen=True)
-class NotPrivate(Pretraining):
+class NotPrivate(WithoutNoise):
     """NO PRIVACY, for comparison only: everything is fitted to the records, without clip and without noise.
 
     As by default, the encoder sees principal components and refinement follows; both are exact here.
-
-    Attributes:
-      epochs: passes over the records.
-      learning_rate: of Adam at the start; it falls along a cosine.
     """
 
-    end_to_end: ClassVar[bool] = False
     private: ClassVar[bool] = False
     is_whole_training: ClassVar[bool] = True
-    epochs: int = 10
-    learning_rate: float = 2e-3
-
-    def __post_init__(self) -> None:
-        check_whole(epochs=self.epochs)
-        check_positive(learning_rate=self.learning_rate)
 
     def describe(self) -> str:
         return f"NOT PRIVATE: encoder and decoder trained {self.epochs} epochs on the records themselves, without noise"

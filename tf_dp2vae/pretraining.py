@@ -96,14 +96,13 @@ class NoPretraining(Pretraining):
         pass
 
 
-@keras.saving.register_keras_serializable("tf_dp2vae")
 @dataclass(frozen=True)
-class Unprotected(Pretraining):
-    """As published: encoder and a throw-away decoder learn from the records without noise. No end-to-end guarantee.
+class WithoutNoise(Pretraining):
+    """Ways that read the records themselves, WITHOUT NOISE: no end-to-end guarantee.
 
     Attributes:
       epochs: passes over the records.
-      learning_rate: of Adam.
+      learning_rate: of Adam at the start; it falls along a cosine.
     """
 
     end_to_end: ClassVar[bool] = False
@@ -113,6 +112,12 @@ class Unprotected(Pretraining):
     def __post_init__(self) -> None:
         check_whole(epochs=self.epochs)
         check_positive(learning_rate=self.learning_rate)
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae")
+@dataclass(frozen=True)
+class Unprotected(WithoutNoise):
+    """As published: encoder and a throw-away decoder learn from the records without noise. No end-to-end guarantee."""
 
     def describe(self) -> str:
         return f"UNPROTECTED: encoder pre-trained {self.epochs} epochs on the records themselves, without noise"
