@@ -3,10 +3,11 @@
     python benchmarks/ceiling.py                          # MNIST
     python benchmarks/ceiling.py --dataset fashion_mnist  # or --data FILE.npz
 
-The default networks are trained on records WITHOUT ANY PRIVACY (`NotPrivate`), and a classifier learns from what stands on
-each rung of a ladder: the records; their reconstructions; samples of the latent prior; samples after the matching; and the
-same chosen by the judge, which is what the default releases. As in levers.py the last 10,000 *training* images are held out,
-and accuracy is on them. Rows go to benchmarks/results/ceiling.json, their picture to benchmarks/results/ceiling.png.
+The networks of the recipe for surfaces (with --blocks 1, for strokes) are trained on records WITHOUT ANY PRIVACY
+(`NotPrivate`), and a classifier learns from what stands on each rung of a ladder: the records; their reconstructions;
+samples of the latent prior; samples after the matching; and the same chosen by the judge, which is what the default
+releases. As in levers.py the last 10,000 *training* images are held out, and accuracy is on them. Rows go to
+benchmarks/results/ceiling.json, their picture to benchmarks/results/ceiling.png.
 """
 
 from __future__ import annotations
