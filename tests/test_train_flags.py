@@ -105,6 +105,7 @@ BAD_FLAGS = [
         )
         for value in ("-1", "0.5", "x")
     ),
+    ("--blocks", "33"),
     ("--no-such-flag", "3"),
 ]
 
