@@ -50,18 +50,20 @@ def test_nested_and_shared_layers_count_each_use():
     rate=st.floats(1e-4, 1),
     draws=st.integers(1, 3),
     conv=st.booleans(),
+    part=st.floats(0.5, 1),
     negligible=st.sampled_from([0, 10**5]),
     budget=st.sampled_from([10**5, 10**8]),
 )
-def test_chunks_have_room_for_usual_batches_and_stay_within_the_limit(num, rate, draws, conv, negligible, budget):
+def test_chunks_have_room_for_usual_batches_and_stay_within_the_limit(num, rate, draws, conv, part, negligible, budget):
     networks = [NETWORKS[conv]]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_PART", part)
         patch.setattr(chunks, "_NEGLIGIBLE", negligible)
         patch.setattr(chunks, "_BUDGET", budget)
         size, expected = chunk_size(networks, num, rate, draws), rate * num
     assert 1 <= size <= num
     ordinary, besides = held(networks, draws)
-    limit = max(min(max(expected * ordinary, negligible), budget) / (ordinary + besides), 1.0)
+    limit = max(min(max(part * expected * ordinary, negligible), budget) / (ordinary + besides), 1.0)
     assert size < limit + 1
     room = min(expected + 2 * math.sqrt(expected * (1 - rate)), num)
     assert math.ceil(room / size) <= math.ceil(room / limit), "more chunks than the limit asks for"

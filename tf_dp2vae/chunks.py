@@ -1,9 +1,9 @@
 """How many examples of a Poisson batch are processed at once, where nobody says.
 
 Few large chunks are faster than many small ones, whose kernels are dispatched for little work. Memory sets the limit: a
-chunk may hold as much as an ordinary step on the whole batch would (or what is negligible beside the program itself), and no
-more than a fixed budget, beyond which memory stays flat however large the batch. All are counted from shapes. Privacy does
-not depend on any of it.
+chunk may hold most of what an ordinary step on the whole batch would (or what is negligible beside the program itself), and
+no more than a fixed budget, beyond which memory stays flat however large the batch. All are counted from shapes. Privacy
+does not depend on any of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from tf_dp2vae.taps import is_graph
 _BUDGET = 96 * 2**20
 """Bytes that a chunk may hold."""
 
-_NEGLIGIBLE = 28 * 2**20
+_PART = 0.85
+"""Of what an ordinary step on the whole batch holds; the rest is for noise and for batches drawn ahead."""
+
+_NEGLIGIBLE = 22 * 2**20
 """Bytes that are not worth a smaller chunk: the compiled step itself takes more."""
 
 _FLOAT, _OUTPUTS, _FACTORS = 4, 2.0, 1.25
@@ -87,6 +90,6 @@ def chunk_size(networks: Sequence[keras.Model], num_records: int, sampling_rate:
     """
     expected = sampling_rate * num_records
     ordinary, besides = held(networks, draws)
-    limit = max(min(max(expected * ordinary, _NEGLIGIBLE), _BUDGET) / max(ordinary + besides, 1), 1.0)
+    limit = max(min(max(_PART * expected * ordinary, _NEGLIGIBLE), _BUDGET) / max(ordinary + besides, 1), 1.0)
     room = min(expected + _SLACK * math.sqrt(expected * (1 - sampling_rate)), num_records)
     return math.ceil(room / math.ceil(room / limit))
