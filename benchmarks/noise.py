@@ -25,6 +25,7 @@ from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.pretraining import NoPretraining
 from tf_dp2vae.randomness import SystemEntropy, on_grid, standard_normals
+from tf_dp2vae.recipes import RECIPES
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import PoissonSource
 
@@ -35,8 +36,9 @@ TURNS, STEPS = 12, 5
 
 def private_step(grid: bool):
     """A compiled noised sum of the default decoder's gradients, with the grid or without it."""
-    networks = [build(SHAPE, LATENT, CLASSES, WIDTH) for build in (build_encoder, build_decoder)]
-    model = DP2VAE(*networks, pretraining=NoPretraining())
+    encoder = build_encoder(SHAPE, LATENT, CLASSES, WIDTH)
+    decoder = build_decoder(SHAPE, LATENT, CLASSES, WIDTH, blocks=RECIPES["strokes"].blocks)
+    model = DP2VAE(encoder, decoder, pretraining=NoPretraining())
     variables = model.decoder.trainable_variables
     engine = make_engine("book-keeping", [model.decoder])
 

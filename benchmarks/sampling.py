@@ -76,8 +76,9 @@ def untrained(folder: Path) -> Path:
 
     flags = TrainFlags()
     shape = (28, 28, 1)
-    networks = [build(shape, flags.latent_dim, 10, flags.width) for build in (build_encoder, build_decoder)]
-    DP2VAE(*networks).export_sampler(folder / "sampler")
+    encoder = build_encoder(shape, flags.latent_dim, 10, flags.width)
+    decoder = build_decoder(shape, flags.latent_dim, 10, flags.width, blocks=flags.recipe.blocks)
+    DP2VAE(encoder, decoder).export_sampler(folder / "sampler")
     return folder
 
 

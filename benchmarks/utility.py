@@ -243,6 +243,9 @@ def verify(flags: Flags) -> bool:
     again = measure(cell, flags, None, lambda _: None, name)
     good = True
     for figure, tolerance in TOLERANCES.items():
+        if again[figure] is None:
+            print(f"{figure}: was {row[figure]:.4f}, is not measured without Inception weights")
+            continue
         allowed = tolerance * (row[figure] if figure == "fid" else 1)
         difference = again[figure] - row[figure]
         good &= abs(difference) <= allowed

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,3 +176,40 @@ def test_name_that_tensorflow_datasets_refuses_is_one_line(monkeypatch):
     with pytest.raises(InvalidInputError, match="'no_such_set'.*first line") as refusal:
         datasets.load("no_such_set")
     assert "\n" not in str(refusal.value)
+
+
+class Builder:
+    """Stands for one of tensorflow-datasets: what is in its splits, and the feature that labels are."""
+
+    def __init__(self, splits, label=None):
+        self.info = SimpleNamespace(features={"label": label or SimpleNamespace(num_classes=3)}, splits=splits)
+
+    def download_and_prepare(self):
+        pass
+
+    def as_dataset(self, split, batch_size):
+        return self.info.splits[split]
+
+
+IMAGES_AND_LABELS = {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.arange(4) % 3}
+
+
+@pytest.mark.parametrize(
+    "builder",
+    [
+        Builder({"train": {"text": ["a"], "label": np.zeros(1, int)}}),
+        Builder({"test": IMAGES_AND_LABELS}),
+        Builder({"trainA": IMAGES_AND_LABELS}),
+        Builder({"train": IMAGES_AND_LABELS}, label=object()),
+    ],
+    ids=["no image", "no training set", "splits of other names", "labels that are no classes"],
+)
+def test_a_set_of_another_make_is_refused_in_one_line(builder, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds, "as_numpy", lambda part: part)
+    monkeypatch.setattr(tfds, "builder", lambda name: Builder({"train": IMAGES_AND_LABELS}))
+    assert datasets.load("plain").test is None
+    monkeypatch.setattr(tfds, "builder", lambda name: builder)
+    with pytest.raises(InvalidInputError, match="dataset 'odd' could not be had"):
+        datasets.load("odd")

@@ -12,7 +12,7 @@ from tf_dp2vae.accounting import Event
 from tf_dp2vae.dreams import DreamGenerator, components, frequency_basis, generator, shrunk_covariances
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
-from tf_dp2vae.moments import Moments
+from tf_dp2vae.moments import Classes, Moments
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records
 
@@ -99,13 +99,14 @@ def test_samples_have_the_moments_of_the_model():
     basis = frequency_basis((4, 4, 1), 2)[:, :3]
     scales = np.tril(random.normal(0, 0.02, (2, 3, 3)))
     means, features = np.full((2, 16), 0.5), random.normal(0, 0.05, (2, 3))
-    dreamer = DreamGenerator(means, basis, features, scales, np.array([0.8, 0.2]), (4, 4, 1))
+    classes = Classes(np.array([80.0, 20.0]), np.array([0.8, 0.2]), np.ones(2))
+    dreamer = DreamGenerator(means, basis, features, scales, classes, (4, 4, 1))
     images = dreamer.sample(np.ones(40_000, np.int64), random).reshape(-1, 16)
     np.testing.assert_allclose(images.mean(0), means[1] + basis @ features[1], atol=1e-3)
     np.testing.assert_allclose(np.cov(images.T), basis @ scales[1] @ scales[1].T @ basis.T, atol=3e-5)
     labels = dreamer.sample_labels(40_000, random)
     np.testing.assert_allclose(np.bincount(labels) / 40_000, [0.8, 0.2], atol=0.015)
-    loud = DreamGenerator(means, basis, features, 100 * scales, np.array([0.8, 0.2]), (4, 4, 1))
+    loud = DreamGenerator(means, basis, features, 100 * scales, classes, (4, 4, 1))
     extreme = loud.sample(np.zeros(50, np.int64), random)
     assert extreme.shape == (50, 4, 4, 1) and extreme.dtype == np.float32
     assert extreme.min() == 0 and extreme.max() == 1

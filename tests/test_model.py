@@ -242,6 +242,38 @@ def test_evaluation_takes_records_as_it_takes_arrays():
         model.evaluate(records, LABELS)
 
 
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ((IMAGES[:8],), "labels"),
+        ((IMAGES[:8, 1:], LABELS[:8]), "not the declared"),
+        ((IMAGES[:8], LABELS[:8] + CLASSES), "outside the declared label set"),
+        ((IMAGES[:8], LABELS[:8], np.ones(8)), r"must be \(x, y\)"),
+        (IMAGES[:8], r"must be \(x, y\)"),
+    ],
+)
+def test_unusable_validation_data_are_refused_before_anything_is_charged(data, words):
+    model = tiny_model()
+    with pytest.raises(InvalidInputError, match=words):
+        fit(model, validation_data=data)
+    assert not model.ledger.events and model.ledger.num_records is None
+
+
+def test_a_loaded_model_stays_with_its_data_set(trained):
+    again = DP2VAE.from_config(trained[0].get_config())
+    again.compile("dp-adam")
+    with pytest.raises(InvalidInputError, match="belongs to a data set of 48 records, not 60"):
+        again.fit(*images_and_labels(60), batch_size=12, steps_per_epoch=1, verbose=0)
+
+
+def test_one_callback_needs_no_list_and_a_numpy_number_is_told_what_to_be():
+    seen = []
+    fit(tiny_model(), callbacks=keras.callbacks.LambdaCallback(on_train_begin=lambda logs: seen.append(True)))
+    assert seen
+    with pytest.raises(InvalidInputError, match=r"convert it, int\(epochs\)"):
+        fit(tiny_model(), epochs=np.int64(2))
+
+
 def test_checkpoints_without_a_ledger_on_disk_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match=r"could not be resumed.*Ledger\(path\)"):
         fit(tiny_model(checkpoints=Checkpoints(str(tmp_path))))

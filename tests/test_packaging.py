@@ -30,7 +30,7 @@ def test_every_package_of_the_sources_is_installed():
 
 def _names_taken_from_the_package():
     """(script, module, name) for each import in the benchmarks."""
-    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+    for script in sorted((ROOT / "benchmarks").rglob("*.py")):
         for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "tf_dp2vae":
                 yield from ((script.name, node.module, name.name) for name in node.names)

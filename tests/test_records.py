@@ -137,6 +137,10 @@ def test_records_left_out_of_a_joined_set_are_null_records():
     with joined.opened() as (stored, kept):
         np.testing.assert_array_equal(stored, images[[0, 1, 2, 3, 4, 5, 6, 8]])
         np.testing.assert_array_equal(kept, labels[[0, 1, 2, 3, 4, 5, 6, 8]])
+    with_nulls = Records(images[:6], labels[:6], 3, num_null=2, positions=np.array([0, 1, 3, 4, 5, 7]))
+    joined = with_nulls.joined(images[6:], labels[6:], included)
+    assert joined.num_records == 12
+    np.testing.assert_array_equal(joined._positions, [0, 1, 3, 4, 5, 7, 8, 10])
     unlabelled = Records(images[:6], None, 0).joined(images[6:], labels[6:], included)
     with unlabelled.opened() as (stored, kept):
         assert len(stored) == len(kept) == 8 and unlabelled.num_classes == 0

@@ -54,6 +54,7 @@ BAD_FLAGS = [
     *(("--delta", value) for value in ("0", "1", "-0.5", "nan", "tiny")),
     *(("--l2-norm-clip", value) for value in ("0", "-1", "nan", "inf", "x")),
     ("--accountant", "moments"),
+    ("--audit-canaries", "99999999999"),
     *(("--num-classes", value) for value in ("0", "-3", "2.5", "ten")),
     ("--pretrain", "wishes"),
     ("--prior", "uniform"),

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import CLASSES, SHAPE, Silence, images_and_labels, some_records, tiny_model
+from conftest import CLASSES, DREAMS, SHAPE, Silence, images_and_labels, some_records, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recomputed import recomputed_epsilon
@@ -14,12 +14,17 @@ from scipy import stats
 
 import train
 from tf_dp2vae import datasets
-from tf_dp2vae.accounting import Event
+from tf_dp2vae.accounting import Event, Privacy
+from tf_dp2vae.contrast import mean_energy
 from tf_dp2vae.dreams import frequency_basis
+from tf_dp2vae.evaluation.real import real_images
+from tf_dp2vae.evaluation.release import read_release
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.randomness import InsecureSeed, SystemEntropy
 from tf_dp2vae.records import Records
+from tf_dp2vae.refinement import Refinement, Target
 from tf_dp2vae.sampling import PoissonSource
 from tf_dp2vae.units import bound_per_unit
 from tf_dp2vae.validation import InvalidInputError
@@ -52,6 +57,15 @@ def test_at_most_k_of_each_person_are_kept_and_no_more_are_dropped(ids, most, se
     for person in np.unique(ids):
         assert (ids[kept] == person).sum() == min(most, (ids == person).sum())
     assert records.num_records == len(ids) and records.num_units == len(np.unique(ids))
+
+
+@settings(max_examples=60)
+@given(ids=IDS, most=st.integers(1, 4), seed=st.integers(0, 5))
+def test_bounding_what_is_bounded_changes_nothing(ids, most, seed):
+    once = of_persons(ids, most, seed)
+    again = bound_per_unit(once, np.asarray(ids), "person", most, seed)
+    np.testing.assert_array_equal(positions(again), positions(once))
+    np.testing.assert_array_equal(again._unit_of, once._unit_of)
 
 
 @settings(max_examples=60)
@@ -115,9 +129,8 @@ def test_noise_covers_the_worst_person(most):
         return Mechanisms(Ledger(), entropy).class_statistics(records, event, basis, bound, weights)
 
     without = bound_per_unit(Records(white, labels, CLASSES), ids, "person", most)
-    gone = without.of_units(
-        np.flatnonzero(without._unit_of != 1), without._unit_of[without._unit_of != 1], without.unit
-    )
+    others = without._unit_of != 1
+    gone = without.of_units(without._positions[others], without._unit_of[others], without.unit)
     less = Mechanisms(Ledger(), Silence()).class_statistics(gone, events[0], basis, bound, weights)
     full = answer(white, events[0], Silence())
     parts = [
@@ -154,6 +167,36 @@ def test_training_samples_persons_and_sizes_noise_and_mean_for_them(tmp_path):
     assert "any one person" in words and "at most 3 were used" in words and "several records of one person" not in words
     again = type(model).from_config(model.get_config())
     assert again.privacy_statement().to_json() == entry
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_sums_over_persons_are_divided_by_the_records_that_are_kept(refined, monkeypatch):
+    """150 persons have one record and 50 have nine, of which three are kept: 300 of 600."""
+    asked = []
+    monkeypatch.setattr(Target, "of", lambda answer, counts, of=Target.of: asked.append(counts) or of(answer, counts))
+    images, labels = images_and_labels(600)
+    ids = np.concatenate([np.arange(150), np.repeat(np.arange(150, 200), 9)])
+    records = bound_per_unit(Records(images, labels, CLASSES), ids, "person", 3)
+    model = tiny_model(
+        pretraining=DREAMS,
+        prior=GaussianPrior() if refined else NormalPrior(),
+        refinement=Refinement(steps=1),
+        privacy=Privacy(epsilon=1000.0, delta=1e-5),
+    )
+    model.fit(records, batch_size=5, epochs=1, steps_per_epoch=2, verbose=0)
+    with records.opened() as (kept, of_kept):
+        energy, counts = mean_energy(kept / 255), np.bincount(of_kept, minlength=CLASSES)
+    assert float(model.contrast.energy) == pytest.approx(energy, rel=0.1)
+    assert counts.sum() == 300
+    np.testing.assert_allclose(asked[0], counts, atol=20)
+
+
+def test_what_nobody_counted_is_as_much_as_can_be():
+    records = of_persons(np.arange(12) % 4, 2)
+    assert records.most_held == 8 and records.about_held(0.0) == 8
+    assert records.about_held(5.5) == 5.5 and records.about_held(99.0) == 8
+    ordinary = some_records(12)
+    assert ordinary.most_held == ordinary.about_held(5.5) == 12
 
 
 def test_with_one_record_a_person_everything_is_as_for_records():
@@ -202,6 +245,14 @@ def test_train_bounds_persons_and_anyone_can_recompute_epsilon(tmp_path, monkeyp
     assert {event["sampling_rate"] for event in entry["events"]} == {1, 4 / 20}
     assert recomputed_epsilon(entry["events"], entry["delta"], "pld") == pytest.approx(entry["epsilon"], rel=5e-3)
     assert entry["epsilon"] <= 1
+    run = tmp_path / "run"
+    real = real_images(run, read_release(run))
+    assert len(real.train[0]) == 2 * 20, "what was left out of training is no member"
+    config = json.loads((run / "private" / "config.json").read_text())
+    for name, odd in {"unit": ["patient"], "max_per_unit": "2", "seed": "0"}.items():
+        (run / "private" / "config.json").write_text(json.dumps({**config, name: odd}))
+        with pytest.raises(InvalidInputError, match=name):
+            real_images(run, read_release(run))
 
 
 @pytest.mark.parametrize(

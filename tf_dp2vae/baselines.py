@@ -120,7 +120,7 @@ class StatisticsAlone(Dreams):
         means[:, :used] = dreamer.factor_means
         covariances[:, :used, :used] = dreamer.factor_scales @ np.swapaxes(dreamer.factor_scales, 1, 2)
         prior.assign(means, covariances)
-        prior.frequencies.assign(dreamer.frequencies)
+        prior.count(dreamer.classes)
         # The generator has the released moments by construction; what its samples' energy differs by is noise.
         model.contrast.energy.assign(0.0)
 

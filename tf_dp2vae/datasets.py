@@ -138,15 +138,16 @@ def _from_tfds(name: str) -> Dataset:
     try:
         builder = tfds.builder(name)
         builder.download_and_prepare()
-        label = dict(builder.info.features or {})["label"]
-        splits = [split for split in ("train", "test") if split in builder.info.splits]
+        num_classes = dict(builder.info.features or {})["label"].num_classes
+        splits = ["train", "test"] if "test" in builder.info.splits else ["train"]
         arrays: list[Any] = [tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1)) for split in splits]
+        pairs = [(part["image"], part["label"]) for part in arrays]
     except Exception as error:  # tensorflow-datasets raises whatever its many readers and downloaders raise
         raise InvalidInputError(
             f"dataset {name!r} could not be had from tensorflow-datasets ({first_line(error)}): use mnist, or --data "
             "FILE.npz."
         ) from error
-    records = [checked_records(part["image"], part["label"], label.num_classes) for part in arrays]
+    records = [checked_records(images, labels, num_classes) for images, labels in pairs]
     return Dataset(name, records[0], records[1] if len(records) > 1 else None)
 
 

@@ -42,7 +42,7 @@ class DreamGenerator:
       basis: B, [pixels, d], orthonormal columns.
       factor_means: m, [classes, d].
       factor_scales: lower-triangular factors of S, [classes, d, d].
-      frequencies: [classes], probabilities.
+      classes: how large they are.
       image_shape: (height, width, channels).
     """
 
@@ -50,8 +50,13 @@ class DreamGenerator:
     basis: np.ndarray
     factor_means: np.ndarray
     factor_scales: np.ndarray
-    frequencies: np.ndarray
+    classes: Classes
     image_shape: tuple[int, int, int]
+
+    @property
+    def frequencies(self) -> np.ndarray:
+        """[classes], probabilities."""
+        return self.classes.frequencies
 
     @property
     def spread(self) -> np.ndarray:
@@ -124,9 +129,8 @@ def components(statistics: Moments, basis: np.ndarray, at_most: int) -> Componen
 def generator(found: Components, moments: Moments, image_shape: tuple[int, int, int]) -> DreamGenerator:
     """The generator that both releases define."""
     means, covariances, noise = moments.gaussians(found.classes)
-    frequencies = found.classes.frequencies
-    scales = np.linalg.cholesky(shrunk_covariances(covariances, noise, frequencies))
-    return DreamGenerator(found.means, found.basis, means, scales, frequencies, image_shape)
+    scales = np.linalg.cholesky(shrunk_covariances(covariances, noise, found.classes.frequencies))
+    return DreamGenerator(found.means, found.basis, means, scales, found.classes, image_shape)
 
 
 def shrunk_covariances(covariances: np.ndarray, noise: np.ndarray, frequencies: np.ndarray) -> np.ndarray:

@@ -158,7 +158,7 @@ class TrainFlags:
         check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps)
         check_whole(minimum=0, maximum=_WIDEST, shifts=self.shifts)
         _check_seed(self.seed)
-        check_whole(minimum=0, audit_canaries=self.audit_canaries)
+        check_whole(minimum=0, maximum=_MOST_AT_ONCE, audit_canaries=self.audit_canaries)
         check(
             0 <= self.checkpoint_seconds < math.inf,
             f"checkpoint_seconds={self.checkpoint_seconds!r} must be a finite number of at least 0.",
@@ -269,7 +269,8 @@ class EvaluateFlags:
         for part in self.parts.split(","):
             check_choice(EVALUATION_PARTS, parts=part)
         check_choice(get_args(ReferenceName), fid_against=self.fid_against)
-        check_whole(num_classes=self.num_classes, epochs=self.epochs)
+        check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
+        check_whole(maximum=_LONGEST, epochs=self.epochs)
         check_whole(_FEWEST_SAMPLES, maximum=_LONGEST, samples=self.samples, fid_samples=self.fid_samples)
         _check_seed(self.seed)
 
@@ -295,7 +296,7 @@ class AuditFlags:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(num_classes=self.num_classes)
+        check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(_FEWEST_SAMPLES, maximum=_LONGEST, samples=self.samples)
         _check_seed(self.seed)
 

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae import accounting, reproducible, saved
@@ -274,7 +273,7 @@ class DP2VAE(VAE):
         batch_size: int = 1024,
         epochs: int = 1,
         verbose: str | int = "auto",
-        callbacks: list[keras.callbacks.Callback] | None = None,
+        callbacks: keras.callbacks.Callback | list[keras.callbacks.Callback] | None = None,
         validation_data: tuple[Any, ...] | Records | None = None,
         steps_per_epoch: int | None = None,
         **unsupported: Any,
@@ -300,7 +299,7 @@ class DP2VAE(VAE):
           BudgetExceededError: the ledger has no room left.
         """
         refuse_unsupported(unsupported)
-        refuse_private_control(callbacks or [])
+        refuse_private_control(keras.tree.flatten(callbacks or []))
         check_ready(self)
         records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
         self.pretraining.check_records(records)
@@ -308,6 +307,7 @@ class DP2VAE(VAE):
         if steps_per_epoch is None:
             steps_per_epoch = max(1, round(records.num_units / batch_size))
         check_whole(steps_per_epoch=steps_per_epoch)
+        validation = self._validation_batches(validation_data)
         warn_about_delta(self.privacy.delta, records.num_units)
         check(
             not self.ledger.shared or records.unit.column is None,
@@ -331,7 +331,7 @@ class DP2VAE(VAE):
             show.phase(
                 f"private training: {self.plan.steps} DP-SGD steps, noise multiplier {self.plan.noise_multiplier:.3f}"
             )
-            history = self._fit_privately(records, epochs, steps_per_epoch, verbose, callbacks, validation_data)
+            history = self._fit_privately(records, epochs, steps_per_epoch, verbose, callbacks, validation)
             show.phase(self.prior.describe())
             self.prior.fit(self, records)
         self.contrast.match(self)
@@ -410,12 +410,12 @@ class DP2VAE(VAE):
         """Which layers are trained, on which it may hang what they do: a frozen BatchNormalization mixes nothing."""
         return [layer.trainable for network in (self.encoder, self.decoder) for layer in network._flatten_layers()]
 
-    def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation_data):
+    def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation):
         assert self.plan is not None
         self._freeze()
         num_weights = sum(math.prod(variable.shape) for variable in self.trainable_variables)
         size = self.physical_batch_size or chunk_size(
-            self.private_networks, records.num_records, self.plan.sampling_rate, self.draws
+            self.private_networks, records.most_held, self.plan.sampling_rate, self.draws
         )
         # A stream of its own: batches and noise are drawn ahead, on another thread.
         entropy = self.mechanisms.entropy.stream()
@@ -437,8 +437,8 @@ class DP2VAE(VAE):
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
                 verbose=verbose,
-                callbacks=[*self.pretraining.callbacks(self, epochs), *(callbacks or [])],
-                validation_data=self._validation_batches(validation_data),
+                callbacks=[*self.pretraining.callbacks(self, epochs), *keras.tree.flatten(callbacks or [])],
+                validation_data=validation,
                 shuffle=False,
             )
         check(not changed, f"records changed weights without noise: {', '.join(changed)}. They were put back.")
@@ -465,12 +465,15 @@ class DP2VAE(VAE):
         return super().evaluate(x, y, **arguments)
 
     def _validation_batches(self, data: tuple[Any, ...] | Records | None) -> tf.data.Dataset | None:
-        size = self.physical_batch_size or _VALIDATED_AT_ONCE
-        if data is None or isinstance(data, Records):
-            return data and in_order(data, size)
-        images, labels = (*data, None)[:2]
-        labels = np.zeros(len(images), np.int32) if labels is None else labels
-        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(size)
+        if data is None:
+            return None
+        check(
+            isinstance(data, Records) or isinstance(data, (tuple, list)) and len(data) in (1, 2),
+            "validation_data must be (x, y), (x,) where there are no labels, or Records.",
+        )
+        images, labels = (data, None) if isinstance(data, Records) else (*data, None)[:2]
+        records = as_records(images, labels, self.num_classes, self.image_shape)
+        return in_order(records, self.physical_batch_size or _VALIDATED_AT_ONCE)
 
     # --- What comes out ---------------------------------------------------------------------------------------------
 

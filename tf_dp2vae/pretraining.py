@@ -184,7 +184,7 @@ class Dreams(_WithSleep):
 
     def run(self, model: DP2VAE, records: Records) -> None:
         dreamer = self.release(model, records)
-        model.latent_prior.frequencies.assign(dreamer.frequencies)
+        model.latent_prior.count(dreamer.classes)
         look_along(model.encoder, dreamer.basis, dreamer.spread)
         model.pretrain(_endless(dreamer, model.seed), self.steps, self.learning_rate)
 
@@ -197,7 +197,8 @@ class Dreams(_WithSleep):
         statistics = mechanisms.class_statistics(
             records, plan.release(CLASS_STATISTICS), basis, bound, STATISTICS_WEIGHTS
         )
-        model.contrast.energy.assign(max(np.trace(statistics.seconds[0]) / records.num_records, 0.0))
+        held = records.about_held(statistics.classes().counts.sum())
+        model.contrast.energy.assign(max(np.trace(statistics.seconds[0]) / held, 0.0))
         found = dreams.components(statistics, basis, self.components)
 
         def coordinates(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tf_dp2vae.accounting import LATENT_MOMENTS
 from tf_dp2vae.configuration import Configuration
 from tf_dp2vae.dreams import shrunk_covariances
-from tf_dp2vae.moments import Moments
+from tf_dp2vae.moments import Classes, Moments
 from tf_dp2vae.objectives import bounded
 from tf_dp2vae.records import Records
 from tf_dp2vae.validation import check_between, check_positive
@@ -33,6 +33,7 @@ class LatentPrior(keras.Layer):
       means: [classes, latent].
       scales: [classes, latent, latent], lower-triangular factors of the covariances.
       frequencies: [classes], probabilities.
+      counted: how many records the frequencies were counted from, with noise; 0 where nothing counted them.
     """
 
     def __init__(self, latent_dim: int, num_classes: int = 1, **kwargs: Any):
@@ -45,6 +46,7 @@ class LatentPrior(keras.Layer):
         self.frequencies = self.add_weight(
             shape=(num_classes,), initializer="ones", trainable=False, name="frequencies"
         )
+        self.counted = self.add_weight(shape=(), initializer="zeros", trainable=False, name="counted")
         self.scales.assign(np.broadcast_to(np.eye(latent_dim), self.scales.shape))
         self.frequencies.assign(np.full(num_classes, 1 / num_classes))
         self.built = True
@@ -53,6 +55,11 @@ class LatentPrior(keras.Layer):
         """Sets the Gaussians; covariances [classes, latent, latent] must be positive definite."""
         self.means.assign(means)
         self.scales.assign(np.linalg.cholesky(covariances))
+
+    def count(self, classes: Classes) -> None:
+        """Sets the frequencies, and what they were counted from."""
+        self.frequencies.assign(classes.frequencies)
+        self.counted.assign(classes.counts.sum())
 
     def sample(self, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """z ~ p(z|y), [examples, latent], for labels [examples] and a stateless seed [2]."""
@@ -150,4 +157,4 @@ def assign_moments(prior: LatentPrior, moments: Moments) -> None:
     classes = moments.classes()
     means, covariances, noise = moments.gaussians(classes)
     prior.assign(means, shrunk_covariances(covariances, noise, classes.frequencies))
-    prior.frequencies.assign(classes.frequencies)
+    prior.count(classes)

@@ -67,11 +67,26 @@ class Records:
         """How many units the records are of: N, or the number of persons. Public by declaration."""
         return self.num_records if self.unit.num_units is None else self.unit.num_units
 
+    @property
+    def most_held(self) -> int:
+        """The most records that are no null records: N, or k of each person. Public, as both are."""
+        return min(self.num_records, self.num_units * self.unit.max_per_unit)
+
+    def about_held(self, counted: float) -> float:
+        """How many records a sum is over, as far as anybody may know.
+
+        Args:
+          counted: a noisy count of them; 0 where nothing counted them. It is needed for persons only, any of whom may have
+            fewer than k records: N is public, and by declaration null records are few.
+        """
+        return float(self.most_held if self.unit.column is None or not counted else min(counted, self.most_held))
+
     def of_units(self, kept: np.ndarray, unit_of: np.ndarray, unit: Unit) -> Records:
         """The records at the positions `kept`, which belong to the units `unit_of`; the others become null records."""
         _, held, of_kept = np.intersect1d(self._positions, kept, assume_unique=True, return_indices=True)
         labels = None if self._labels is None else self._labels[held]
-        records = Records(self._images[held], labels, self.num_classes, self.num_records - len(held))
+        null = self.num_records - len(held)
+        records = Records(self._images[held], labels, self.num_classes, null, self._positions[held])
         records.unit, records._unit_of = unit, unit_of[of_kept]
         return records
 
@@ -97,7 +112,9 @@ class Records:
             all_images = np.concatenate([own_images, images[included]])
             all_labels = np.concatenate([own_labels, labels[included].astype(np.int32)])
         labels_or_none = all_labels if self.num_classes else None
-        joined = Records(all_images, labels_or_none, self.num_classes, int(np.sum(~included)))
+        positions = np.concatenate([self._positions, self.num_records + np.flatnonzero(included)])
+        null = self.num_records + len(included) - len(all_images)
+        joined = Records(all_images, labels_or_none, self.num_classes, null, positions)
         joined.audit_canaries = len(included)
         return joined
 

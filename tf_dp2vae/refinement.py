@@ -43,7 +43,8 @@ _PURPOSE = 31
 class Refinement(Configuration):
     """One release of mean features, the decoder's matching to them, and the judge.
 
-    Sums are divided by the latent prior's class frequencies; where nothing released those, classes count as equally large.
+    Sums are divided by how many records the latent prior counted in each class; where nothing released that, classes count
+    as equally large.
 
     Attributes:
       share: part of the budget for the release.
@@ -81,7 +82,8 @@ class Refinement(Configuration):
         judge.normalise(samples.images(_balanced(model, _NORMALISED_ON)))
         featured = tf.function(judge.features, reduce_retracing=True)
         answer = model.pretraining.feature_means(model, records, lambda images: featured(tf.constant(images)).numpy())
-        target = Target.of(answer, model.latent_prior.frequencies.numpy() * records.num_records)
+        held = records.about_held(float(model.latent_prior.counted))
+        target = Target.of(answer, model.latent_prior.frequencies.numpy() * held)
         if self.steps:
             self._match(model, samples, target)
         _teach(judge, samples, target, model.latent_prior.frequencies.numpy())

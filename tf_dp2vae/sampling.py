@@ -66,8 +66,7 @@ class PoissonSource:
         self._records, self._entropy, self.num_weights = records, entropy, num_weights
         self.sampling_rate = sampling_rate
         self.physical_batch_size = physical_batch_size
-        most = records.unit.max_per_unit
-        expected = sampling_rate * min(records.num_records, records.num_units * most)
+        most, expected = records.unit.max_per_unit, sampling_rate * records.most_held
         # Room for eight deviations; a larger draw grows the layout (one recompilation) rather than being cut.
         self._chunks = math.ceil((expected + 8 * math.sqrt(expected * most) + 8 * most) / physical_batch_size)
 

@@ -52,6 +52,7 @@ def model_of(cls: type[DP2VAE], config: dict[str, Any], custom_objects: Any = No
     past = config[_PAST]
     for event in past["events"]:
         model.ledger.charge(Event.from_json(event))
+    model.ledger.bind(past["num_records"])
     model.ledger.shared, model.ledger.detached = past["shared_ledger"], past["ledger_in_file"]
     model.secure_noise = past["secure_noise"]
     model.num_records, model.audit_canaries = past["num_records"], past["audit_canaries"]

@@ -91,6 +91,7 @@ def bound_per_unit(records: Records, ids: Any, column: str, max_per_unit: int, s
     """
     ids = np.asarray(ids)
     check_whole(max_per_unit=max_per_unit)
+    check_whole(minimum=0, seed=seed)
     check(
         ids.ndim == 1 and len(ids) == records.num_records,
         f"{column} has shape {ids.shape} for {records.num_records} records: one id a record is needed.",

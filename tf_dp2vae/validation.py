@@ -32,7 +32,10 @@ def check_whole(minimum: int = 1, way_out: str = "", maximum: int | None = None,
     for name, value in values.items():
         check(
             isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
-            _sentence(f"{name}={value!r} must be a whole number of at least {minimum}", way_out),
+            _sentence(
+                f"{name}={value!r} must be a whole number of at least {minimum}",
+                f"convert it, int({name})" if hasattr(value, "__index__") and not isinstance(value, int) else way_out,
+            ),
         )
         check(maximum is None or value <= maximum, _sentence(f"{name}={value!r} must be at most {maximum}", way_out))
 

@@ -71,7 +71,7 @@ def usefulness(
     assert real.test is not None
     on_samples = accuracies(synthetic, validation, real.test, real.num_classes, epochs, seed, "samples")
     on_records = cache.values(
-        "-".join(["classifiers", digest(*real.train, *real.test, epochs)]),
+        "-".join(["classifiers", digest(*real.train, *real.test, real.num_classes, epochs)]),
         lambda: {name: asdict(result) for name, result in _on_records(real, epochs).items()},
     )
     samples, tested = f"{len(synthetic[0]):,} samples", f"{len(real.test[0]):,} real test images"

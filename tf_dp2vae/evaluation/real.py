@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,8 +67,10 @@ def real_images(
     if file is None:
         loaded = datasets.load(name)
     else:
-        classes = num_classes if data else config.get("num_classes", num_classes)
-        loaded = datasets.load_npz(file, classes, invalid=config.get("invalid_records", "refuse"))
+        own = {} if data else _as_trained(config)
+        loaded = datasets.load_npz(
+            file, **{"num_classes": num_classes, "invalid": config.get("invalid_records", "refuse"), **own}
+        )
     shape = release.image_shape
     check(
         loaded.train.image_shape == shape,
@@ -84,6 +86,13 @@ def real_images(
             return RealImages(loaded.name, train, None, loaded.train.num_classes)
         with loaded.test.opened() as test:
             return RealImages(loaded.name, train, test, loaded.train.num_classes)
+
+
+def _as_trained(config: dict[str, Any]) -> dict[str, Any]:
+    """What `load_npz` was told by train.py: other records of a person than the kept ones were never trained on."""
+    unit = config.get("unit")
+    check(unit is None or isinstance(unit, str), f"config.json names unit={unit!r:.50}: name the data by --data.")
+    return {name: config[name] for name in ("num_classes", "unit", "max_per_unit", "seed") if name in config}
 
 
 def _path(text: str | None) -> Path | None:
