@@ -20,10 +20,11 @@ from tf_dp2vae.optimizers import DPSGD, DPAdam
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.randomness import InsecureSeed
-from tf_dp2vae.records import Records
+from tf_dp2vae.records import Records, checked_records
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.reproducible import renumbered, with_names
 from tf_dp2vae.saved import load
+from tf_dp2vae.units import bound_per_unit
 from tf_dp2vae.validation import InvalidInputError
 from tf_dp2vae.wake_sleep import Sleep
 
@@ -122,13 +123,24 @@ def test_validation_data_and_passive_callbacks_are_welcome(tmp_path):
         keras.callbacks.ReduceLROnPlateau("loss"),
         keras.callbacks.ModelCheckpoint("never.keras", save_best_only=True),
         type("Stop", (keras.callbacks.EarlyStopping,), {})("loss"),
+        type("Saves", (keras.callbacks.Callback,), {"save_best_only": True})(),
     ],
     ids=lambda callback: type(callback).__name__,
 )
-def test_callbacks_that_decide_by_private_metrics_are_refused(callback):
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda callback: callback,
+        lambda callback: [keras.callbacks.History(), callback],
+        lambda callback: keras.callbacks.CallbackList([callback]),
+        lambda callback: [keras.callbacks.CallbackList([keras.callbacks.CallbackList([callback])])],
+    ],
+    ids=["alone", "in a list", "in Keras's list", "in lists of lists"],
+)
+def test_callbacks_that_decide_by_private_metrics_are_refused(callback, given):
     model = tiny_model()
     with pytest.raises(InvalidInputError, match=f"{type(callback).__name__}.*private metric"):
-        fit(model, callbacks=[keras.callbacks.History(), callback])
+        fit(model, callbacks=given(callback))
     assert model.ledger.events == ()
 
 
@@ -524,6 +536,43 @@ def test_public_data_must_not_be_the_records():
             model.fit(first, batch_size=8, verbose=0)
         assert model.ledger.events == ()
     Public(steps=1, data=rest).check_records(first)
+
+
+def bounded(images, labels):
+    return bound_per_unit(checked_records(images, labels, CLASSES), np.arange(len(images)) // 2, "person", 1)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda images, labels: checked_records(images, labels, CLASSES),
+        lambda images, labels: checked_records(images, labels + 1, CLASSES, invalid="null"),
+        lambda images, labels: checked_records(images, labels, CLASSES).joined(
+            IMAGES[:2], LABELS[:2], np.ones(2, bool)
+        ),
+        bounded,
+    ],
+    ids=["as they are", "some null", "with canaries", "of persons"],
+)
+@pytest.mark.parametrize("floats", [False, True])
+@pytest.mark.filterwarnings("ignore:.*count as null")
+def test_public_data_are_known_for_the_records_whatever_was_made_of_these(made, floats):
+    images, labels = images_and_labels(48)
+    images = images / 255 if floats else images
+    public = Public(steps=1, data=checked_records(images, labels, CLASSES))
+    with pytest.raises(InvalidInputError, match="public data are the records"):
+        public.check_records(made(images, labels))
+    public.check_records(made(images.copy(), labels))
+
+
+def test_what_a_statement_says_of_pretraining_stays(trained):
+    model, _ = trained
+    with pytest.raises(InvalidInputError, match="build a new model"):
+        model.pretraining = NoPretraining()
+    fresh = tiny_model()
+    fresh.pretraining = Unprotected(epochs=1)
+    fit(fresh)
+    assert not fresh.privacy_statement().holds
 
 
 LOAD_ALONE = """

@@ -5,6 +5,7 @@ import math
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -152,6 +153,19 @@ def play(monkeypatch, tmp_path, answers, **arguments):
         fit(model)
     assert not answers
     return model
+
+
+def test_a_second_fit_without_checkpoints_pays_for_itself(tmp_path):
+    ledger = Ledger(tmp_path / "ledger", RECORDS.num_records)
+    model = make_model(tmp_path / "run", ledger)
+    fit(model)
+    first = model.ledger.events
+    model.checkpoints, model.privacy = Checkpoints(), replace(PRIVACY, epsilon=2 * PRIVACY.epsilon)
+    fit(model)
+    ledger.close()
+    counts = [sum(event.count for event in events) for events in (first, model.ledger.events)]
+    assert counts[1] == 2 * counts[0]
+    assert PRIVACY.epsilon < model.privacy_statement().epsilon() <= 2 * PRIVACY.epsilon
 
 
 KILLS = [(14, "after"), (22, "before"), (23, "after")]

@@ -147,6 +147,15 @@ def test_flags_that_do_not_fit_together(refused, flags, words):
     assert words in refused(*flags)
 
 
+@pytest.mark.parametrize(
+    "records, public", [("a", "a:3.0.1"), ("a/digits", "a"), ("a/b:1.0.0", "hub:a/c"), ("a:1.*.*", "a")]
+)
+def test_versions_and_variants_of_a_data_set_are_the_same_data(records, public):
+    with pytest.raises(InvalidInputError, match="are the records"):
+        TrainFlags(dataset=records, pretrain="public", public_dataset=public)
+    TrainFlags(dataset=records, pretrain="public", public_dataset="b:3.0.1")
+
+
 def arrays(**changes):
     return {
         name: array for name, array in {"x_train": IMAGES, "y_train": LABELS, **changes}.items() if array is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -209,8 +210,11 @@ class TrainFlags:
 
     @staticmethod
     def _source(dataset: str | None, data: Path | None) -> str:
-        """Where data come from; equal for two names of one file."""
-        return f"data set {dataset}" if data is None else os.path.realpath(data)
+        """Where data come from; equal for two names of one file, and for all versions and variants of one data set."""
+        if data is not None:
+            return os.path.realpath(data)
+        name = re.sub(r":[\d.*]+$", "", dataset or "").partition("/")[0]
+        return f"data set {name.rpartition(':')[2]}"
 
     @property
     def recipe(self) -> Recipe:

@@ -44,6 +44,7 @@ from tf_dp2vae.refusals import (
     as_records,
     check_ready,
     check_sizes,
+    listed,
     refuse_private_control,
     refuse_unsupported,
     warn_about_delta,
@@ -123,6 +124,7 @@ class DP2VAE(VAE):
         check_choice(get_args(EngineName), engine=engine)
         check_whole(physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
         refuse_mixing([encoder, decoder])
+        self.num_records: int | None = None
         self.privacy = privacy or Privacy()
         self._probed = [self._trained_layers()]
         self.pretraining = pretraining or Dreams()
@@ -145,7 +147,6 @@ class DP2VAE(VAE):
         self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
         self.contrast = Contrast(name="contrast")
         self.judge = Judge(self.image_shape, max(self.num_classes, 1), name="judge")
-        self.num_records: int | None = None
         entropy = entropy or SystemEntropy()
         self.secure_noise = entropy.secure
         self.mechanisms = Mechanisms(Ledger(), entropy)
@@ -156,6 +157,19 @@ class DP2VAE(VAE):
         self.phase = Phase.PRIVATE
         self._epsilon = EpsilonSpent()
         self.built = True
+
+    @property
+    def pretraining(self) -> Pretraining:
+        """What happens before the private phase; the statement is about it, so it stays once the model was trained."""
+        return self._pretraining
+
+    @pretraining.setter
+    def pretraining(self, pretraining: Pretraining) -> None:
+        check(
+            self.num_records is None,
+            "the model was trained already, and its statement says after which pre-training: build a new model.",
+        )
+        self._pretraining = pretraining
 
     @property
     def ledger(self) -> Ledger:
@@ -170,8 +184,12 @@ class DP2VAE(VAE):
             f"the ledger does not hold what this model has asked of the records ({', '.join(missing)}), so its statement "
             "would leave that out: open the ledger that was charged.",
         )
-        ledger.vouch(self.secure_noise and self.pretraining.end_to_end and self.pretraining.private)
+        ledger.vouch(self._guaranteed)
         self.mechanisms.ledger = ledger
+
+    @property
+    def _guaranteed(self) -> bool:
+        return self.secure_noise and self.pretraining.end_to_end and self.pretraining.private
 
     @property
     def shares(self) -> dict[str, float]:
@@ -299,7 +317,8 @@ class DP2VAE(VAE):
           BudgetExceededError: the ledger has no room left.
         """
         refuse_unsupported(unsupported)
-        refuse_private_control(keras.tree.flatten(callbacks or []))
+        callbacks = listed(callbacks)
+        refuse_private_control(callbacks)
         check_ready(self)
         records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
         self.pretraining.check_records(records)
@@ -313,6 +332,7 @@ class DP2VAE(VAE):
             not self.ledger.shared or records.unit.column is None,
             "a shared ledger counts records, not persons: give this run a ledger of its own (leave out --ledger).",
         )
+        self.ledger.vouch(self._guaranteed)
         self.ledger.bind(records.num_records)
         self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)
         self._freeze()
@@ -368,8 +388,12 @@ class DP2VAE(VAE):
             lambda: terms_of(self, records, batch_size, epochs, steps_per_epoch),
             plan_new,
         )
-        if self.checkpoints.answers is not None:
-            self.mechanisms = AnsweringMechanisms(self.ledger, self.mechanisms.entropy, self.checkpoints.answers)
+        entropy, answers = self.mechanisms.entropy, self.checkpoints.answers
+        if answers is not None:
+            self.mechanisms = AnsweringMechanisms(self.ledger, entropy, answers)
+        elif isinstance(self.mechanisms, AnsweringMechanisms):
+            # Those of an earlier fit, which could be resumed: their answers stand for charges that this fit has to make.
+            self.mechanisms = Mechanisms(self.ledger, entropy)
         return plan
 
     def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float, verbose: int | str = 0) -> None:
@@ -437,7 +461,7 @@ class DP2VAE(VAE):
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
                 verbose=verbose,
-                callbacks=[*self.pretraining.callbacks(self, epochs), *keras.tree.flatten(callbacks or [])],
+                callbacks=[*self.pretraining.callbacks(self, epochs), *callbacks],
                 validation_data=validation,
                 shuffle=False,
             )

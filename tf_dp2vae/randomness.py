@@ -5,7 +5,7 @@
 
 Poisson draws and noise come from AES-128 in counter mode (NIST SP 800-38A), so that whoever sees every answer and guesses
 every record still cannot tell them from random without telling AES from random. Generators made for simulation, NumPy's
-own, promise no such thing.
+own, promise no such thing. Latent draws, which hide nothing, are TensorFlow's stateless generator's under such a key.
 
 Noise is drawn in float64 and every noised answer is rounded to a coarse grid (`on_grid`), so that what floating-point
 numbers do to the lowest bits of a Gaussian (Mironov 2012; Holohan and Braghin 2021) reaches nobody.

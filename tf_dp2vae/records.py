@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -21,6 +22,22 @@ from tf_dp2vae.validation import check, check_choice, times
 
 FULL_SCALE = 255
 Invalid = Literal["refuse", "null"]
+
+
+class _Origin:
+    """Which memory records were made from, without keeping it."""
+
+    def __init__(self, array: np.ndarray):
+        root = array
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        self._root, self._bounds = weakref.ref(root), np.byte_bounds(array)
+
+    def overlaps(self, other: _Origin) -> bool:
+        """Whether some of it may be the same. Memory that was given back meanwhile was not."""
+        (first, last), (others_first, others_last) = self._bounds, other._bounds
+        there = self._root() is not None and other._root() is not None
+        return there and first < others_last and others_first < last
 
 
 class Records:
@@ -54,7 +71,7 @@ class Records:
             them, and how many of N they are is as private as any record.
           positions: [n], ascending: where the held ones stand among all N; None: in front.
         """
-        self._images, self._labels = images, labels
+        self._images, self._labels, self._origin = images, labels, _Origin(images)
         self._positions = np.arange(len(images)) if positions is None else positions
         self.num_records = len(images) + num_null
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
@@ -87,7 +104,7 @@ class Records:
         labels = None if self._labels is None else self._labels[held]
         null = self.num_records - len(held)
         records = Records(self._images[held], labels, self.num_classes, null, self._positions[held])
-        records.unit, records._unit_of = unit, unit_of[of_kept]
+        records.unit, records._unit_of, records._origin = unit, unit_of[of_kept], self._origin
         return records
 
     def members(self, drawn: np.ndarray) -> np.ndarray:
@@ -115,12 +132,12 @@ class Records:
         positions = np.concatenate([self._positions, self.num_records + np.flatnonzero(included)])
         null = self.num_records + len(included) - len(all_images)
         joined = Records(all_images, labels_or_none, self.num_classes, null, positions)
-        joined.audit_canaries = len(included)
+        joined.audit_canaries, joined._origin = len(included), self._origin
         return joined
 
     def stored_with(self, other: Records) -> bool:
-        """Whether both lie in the same memory, as one array given twice does. No image is looked at."""
-        return np.may_share_memory(self._images, other._images)
+        """Whether both were made from the same memory, as of one array given twice. No image is looked at."""
+        return self._origin.overlaps(other._origin)
 
     def fingerprint(self) -> str:
         """sha256 of the records. A private number: it tells a resumed run that its data are the same."""
@@ -189,10 +206,11 @@ def checked_records(
             stacklevel=2,
         )
     num_null, held = int(broken.sum()), np.flatnonzero(~broken)
-    images = _as_uint8(images[held] if num_null else images)
-    if labels is None:
-        return Records(images, None, 0, num_null, held)
-    return Records(images, labels[held].astype(np.int32), num_classes, num_null, held)
+    usable = _as_uint8(images[held] if num_null else images)
+    of_usable = None if labels is None else labels[held].astype(np.int32)
+    records = Records(usable, of_usable, 0 if labels is None else num_classes, num_null, held)
+    records._origin = _Origin(images)
+    return records
 
 
 def _unusable(
@@ -229,6 +247,8 @@ def resized(records: Records, image_shape: tuple[int, int, int]) -> Records:
         f"public images have {records.image_shape[2]} channels, the records {image_shape[2]}: they must be alike.",
     )
     with records.opened() as (images, labels):
-        scaled = tf.image.resize(tf.cast(images, tf.float32), image_shape[:2])
-        whole = np.clip(np.round(scaled.numpy()), 0, FULL_SCALE).astype(np.uint8)
-        return Records(whole, labels if records.num_classes else None, records.num_classes)
+        pixels = tf.image.resize(tf.cast(images, tf.float32), image_shape[:2]).numpy()
+        whole = np.clip(np.round(pixels), 0, FULL_SCALE).astype(np.uint8)
+        scaled = Records(whole, labels if records.num_classes else None, records.num_classes)
+    scaled._origin = records._origin
+    return scaled

@@ -80,6 +80,17 @@ _PRIVATE_CONTROL = (
 )
 
 
+def listed(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """The callbacks in what `fit` may be given: none, one, or lists of them, Keras's `CallbackList` too."""
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return listed(callbacks.callbacks)
+    if isinstance(callbacks, (list, tuple)):
+        return [callback for part in callbacks for callback in listed(part)]
+    return [callbacks]
+
+
 def refuse_private_control(callbacks: list[keras.callbacks.Callback]) -> None:
     """Refuses Keras's callbacks that let a private metric decide what is released, or go on with what another ledger paid.
 
@@ -87,8 +98,8 @@ def refuse_private_control(callbacks: list[keras.callbacks.Callback]) -> None:
       InvalidInputError: naming the callbacks and why.
     """
     by_type = [callback for callback in callbacks if isinstance(callback, _PRIVATE_CONTROL)]
-    saving = [c for c in callbacks if isinstance(c, keras.callbacks.ModelCheckpoint) and c.save_best_only]
-    names = ", ".join(type(callback).__name__ for callback in [*by_type, *saving])
+    saving = [callback for callback in callbacks if getattr(callback, "save_best_only", False)]
+    names = ", ".join(dict.fromkeys(type(callback).__name__ for callback in [*by_type, *saving]))
     check(
         not names,
         f"callbacks {names} would stop, save or change rates by a private metric, or take up weights that another run paid "
