@@ -4,11 +4,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import keras
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import fuzz
 from odd_values import Trap
+
+from tf_dp2vae.refusals import check_networks
+from tf_dp2vae.validation import InvalidInputError
 
 QUICK = {
     "npz": 25,
@@ -50,3 +54,12 @@ def test_trap_goes_off_where_a_pickle_is_opened():
 
     with pytest.raises(fuzz.WrongError):
         pickle.loads(pickle.dumps(Trap()))
+
+
+@pytest.mark.parametrize("name", ["\n", "a\r\nb", "a\u2028b", "a\x0bb"])
+def test_a_refusal_is_one_line_whatever_names_are_in_it(name):
+    network = keras.Sequential(name=name)
+    with pytest.raises(InvalidInputError, match="no functional Keras model") as refusal:
+        check_networks(network, network)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert len(str(InvalidInputError(f"{name} is refused")).splitlines()) == 1

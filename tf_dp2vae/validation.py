@@ -10,6 +10,10 @@ from typing import Any
 class InvalidInputError(ValueError):
     """Something that the caller passed cannot be used. The message is one line, fit to be shown as it is."""
 
+    def __init__(self, message: str):
+        """Names in it that somebody else chose may hold line breaks, which become spaces."""
+        super().__init__(" ".join(message.splitlines()))
+
 
 def check(condition: bool, message: str) -> None:
     """Raises `InvalidInputError(message)` unless the condition holds."""
