@@ -28,7 +28,8 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
     for network in (encoder, decoder):
         check(
             isinstance(network, keras.Model) and bool(getattr(network, "inputs", None)),
-            f"{getattr(network, 'name', network)!r} is no functional Keras model: build it with keras.Model(inputs, outputs).",
+            f"{getattr(network, 'name', network)!r} is no functional Keras model: build it with keras.Model(inputs, "
+            "outputs).",
         )
         narrow = [layer.name for layer in network.layers if layer.compute_dtype in _NARROW]
         check(
