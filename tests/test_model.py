@@ -565,7 +565,7 @@ def test_public_data_are_known_for_the_records_whatever_was_made_of_these(made, 
     public.check_records(made(images.copy(), labels))
 
 
-def test_what_a_statement_says_of_pretraining_stays(trained):
+def test_what_a_statement_says_of_pretraining_stays(trained, tmp_path):
     model, _ = trained
     with pytest.raises(InvalidInputError, match="build a new model"):
         model.pretraining = NoPretraining()
@@ -573,6 +573,10 @@ def test_what_a_statement_says_of_pretraining_stays(trained):
     fresh.pretraining = Unprotected(epochs=1)
     fit(fresh)
     assert not fresh.privacy_statement().holds
+    shared = tiny_model(ledger=Ledger(tmp_path / "ledger", shared=True))
+    shared.pretraining = Unprotected(epochs=1)
+    with pytest.raises(InvalidInputError, match="shared ledger"):
+        fit(shared)
 
 
 LOAD_ALONE = """

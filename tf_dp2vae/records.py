@@ -93,8 +93,8 @@ class Records:
         """How many records a sum is over, as far as anybody may know.
 
         Args:
-          counted: a noisy count of them; 0 where nothing counted them. It is needed for persons only, any of whom may have
-            fewer than k records: N is public, and by declaration null records are few.
+          counted: a noisy count of them; 0 where nothing counted them. It is used for persons only, any of whom may have
+            fewer than k records; elsewhere N, which is exact but for null records, serves better.
         """
         return float(self.most_held if self.unit.column is None or not counted else min(counted, self.most_held))
 

@@ -67,10 +67,8 @@ def real_images(
     if file is None:
         loaded = datasets.load(name)
     else:
-        own = {} if data else _as_trained(config)
-        loaded = datasets.load_npz(
-            file, **{"num_classes": num_classes, "invalid": config.get("invalid_records", "refuse"), **own}
-        )
+        declared = {"num_classes": num_classes} if data else _as_trained(config)
+        loaded = datasets.load_npz(file, **declared, invalid=config.get("invalid_records", "refuse"))
     shape = release.image_shape
     check(
         loaded.train.image_shape == shape,
