@@ -53,7 +53,7 @@ def private_step(grid: bool):
 
     kept = mechanisms.on_grid
     mechanisms.on_grid = kept if grid else lambda noised, stddev: noised
-    batch, num_weights = a_batch(variables)
+    batch, num_weights = a_batch(model, variables)
     try:
         run(batch)  # traces
     finally:
@@ -61,13 +61,14 @@ def private_step(grid: bool):
     return run, batch, num_weights
 
 
-def a_batch(variables):
-    """Poisson records and their noise."""
+def a_batch(model, variables):
+    """Poisson records, their latent draws and their noise."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (BATCH * 4, *SHAPE), dtype=np.uint8)
     records = Records(images, random.integers(0, CLASSES, BATCH * 4).astype(np.int32), CLASSES)
     num_weights = sum(int(np.prod(variable.shape)) for variable in variables)
-    return next(iter(PoissonSource(records, 0.25, BATCH, SystemEntropy(), num_weights).dataset())), num_weights
+    source = PoissonSource(records, 0.25, BATCH, SystemEntropy(), num_weights, model.private_draws)
+    return next(iter(source.dataset())), num_weights
 
 
 def timed(function) -> float:

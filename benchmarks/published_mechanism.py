@@ -16,7 +16,7 @@ from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_encoder
 from tf_dp2vae.optimizers import DPSGD
 from tf_dp2vae.pretraining import Unprotected
-from tf_dp2vae.randomness import InsecureSeed, SystemEntropy, fold
+from tf_dp2vae.randomness import Entropy, InsecureSeed, SystemEntropy
 from tf_dp2vae.records import FULL_SCALE, Records
 from tf_dp2vae.sampling import PoissonBatch, PoissonSource, unit_interval
 
@@ -50,7 +50,7 @@ class PublishedMechanism:
         self._mechanisms = Mechanisms(Ledger(), entropy)
         self._decoder = self.model.decoder.trainable_variables
         self._num_weights = self.model.decoder.count_params()
-        self._sources = [PoissonSource(world, SAMPLING_RATE, 130, entropy, self._num_weights) for world in self._worlds]
+        self._sources = [self._source(world, SAMPLING_RATE, 130, entropy) for world in self._worlds]
         self._networks = encoder.trainable_variables + self._decoder
         self._engine = BookKeepingEngine()
         self._adam, self._dp_sgd = keras.optimizers.Adam(pretrain_rate), DPSGD(DP_SGD_RATE)
@@ -58,6 +58,9 @@ class PublishedMechanism:
         self._dp_sgd.configure(CLAIM.l2_norm_clip, self.plan.noise_multiplier, SAMPLING_RATE * len(images))
         self._dp_sgd.build(self._decoder)
         self._fresh = [(v, v.numpy()) for v in (*self._networks, *self._adam.variables)]
+
+    def _source(self, records: Records, rate: float, physical: int, entropy: Entropy) -> PoissonSource:
+        return PoissonSource(records, rate, physical, entropy, self._num_weights, self.model.private_draws)
 
     def _reset(self) -> None:
         for variable, value in self._fresh:
@@ -79,7 +82,8 @@ class PublishedMechanism:
     def _ordinary_epoch(self, images, labels, weights, order, key):
         for step in tf.range(tf.shape(order)[0]):
             chosen = tf.ensure_shape(order[step], [PRETRAIN_BATCH])
-            noise = tf.random.stateless_normal([PRETRAIN_BATCH, 1, LATENT], fold(key, step))
+            own = tf.random.experimental.stateless_fold_in(key, step)
+            noise = tf.random.stateless_normal([PRETRAIN_BATCH, 1, LATENT], own)
             with tf.GradientTape() as tape:
                 image, label = unit_interval(tf.gather(images, chosen)), tf.gather(labels, chosen)
                 elbo = self.model.elbo(plain_apply, image, label, noise)
@@ -111,7 +115,8 @@ class PublishedMechanism:
         """What the attacker reckons the release to be without noise: full batches, latent draws common to both worlds."""
         self._reset()
         self.model.encoder.set_weights(encoder)
-        everybody = PoissonSource(self._worlds[member], 1.0, 250, InsecureSeed(SEED), self._num_weights)
+        # One seed, and draws by place from the first on: D′, which lacks the last record, has the others' draws in common.
+        everybody = self._source(self._worlds[member], 1.0, 250, InsecureSeed(SEED))
         for _ in range(STEPS):
             self._noiseless_step(everybody.batch())
         return [variable.numpy() for variable in self._decoder]

@@ -24,7 +24,7 @@ from speed_engines.with_tensorflow import Step, make_model, ordinary_gradients, 
 
 from tf_dp2vae import DP2VAE, mechanisms
 from tf_dp2vae.commands import parse
-from tf_dp2vae.randomness import SystemEntropy, fold, standard_normals
+from tf_dp2vae.randomness import SystemEntropy, standard_normals
 from tf_dp2vae.sampling import PoissonBatch, unit_interval
 
 LEAST = 0.02
@@ -76,7 +76,8 @@ def private_programs(flags: Flags) -> dict[str, Step]:
     batch, variables = next(batches), model.trainable_variables
 
     def chunk(batch: PoissonBatch) -> Any:
-        examples = model.prepare(unit_interval(batch.images[0]), batch.labels[0], fold(batch.key, 0))
+        draws = tuple(rows[0] for rows in batch.draws)
+        examples = model.prepare(unit_interval(batch.images[0]), batch.labels[0], draws)
         return model._engine.clipped_sum(model.losses, examples, batch.mask[0], variables, 1.0)
 
     def noised(batch: PoissonBatch) -> Any:
@@ -96,6 +97,7 @@ def private_programs(flags: Flags) -> dict[str, Step]:
             lambda batches: model._private_step(next(batches)), batches
         ),
         "beside it: one batch drawn": source.batch,
+        "beside it: of that, the latent draws": lambda: model.private_draws(SystemEntropy().generator(), flags.batch),
         "beside it: of that, the noise": lambda: standard_normals(SystemEntropy().generator(), source.num_weights),
     }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.configuration import Configuration
@@ -45,11 +46,18 @@ class Shifts(Configuration):
             f"choose less than {smaller}.",
         )
 
-    def copies(self, images: tf.Tensor, num: int, key: tf.Tensor) -> tf.Tensor:
-        """[examples, height, width, channels] → [examples, num, height, width, channels], each shift drawn by the key."""
+    def offsets(self, random: np.random.Generator, examples: int, num: int) -> np.ndarray:
+        """[examples, num, 2], int32: how many of the `pixels` zeros above and left of the image each copy leaves out.
+
+        All of 0 … 2·pixels are as likely: 0 moves down and right by `pixels`, `pixels` moves nothing.
+        """
+        return random.integers(0, 2 * self.pixels + 1, (examples, num, 2), np.int32)
+
+    def copies(self, images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+        """[examples, height, width, channels] → [examples, num, height, width, channels], for offsets [examples, num, 2]."""
         examples, height, width, channels = (int(size) for size in images.shape)
-        offsets = tf.random.stateless_uniform([examples * num, 2], key, 0, 2 * self.pixels + 1, tf.int32)
-        margin = [self.pixels, self.pixels]
+        num, margin = offsets.shape[1], [self.pixels, self.pixels]
+        offsets = tf.reshape(offsets, [-1, 2])
         padded = tf.repeat(tf.pad(images, [[0, 0], margin, margin, [0, 0]]), num, axis=0)
         rows = tf.gather(padded, offsets[:, :1] + tf.range(height), axis=1, batch_dims=1)
         moved = tf.gather(rows, offsets[:, 1:] + tf.range(width), axis=2, batch_dims=1)

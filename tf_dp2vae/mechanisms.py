@@ -24,9 +24,9 @@ from tf_dp2vae.accounting import Event
 from tf_dp2vae.gradients import Apply, GradientEngine
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.moments import Moments, clip_rows, clipped_sums, noised_moments
-from tf_dp2vae.randomness import Entropy, fold, on_grid
+from tf_dp2vae.randomness import Entropy, on_grid
 from tf_dp2vae.records import FULL_SCALE, Records
-from tf_dp2vae.sampling import PoissonBatch, unit_interval
+from tf_dp2vae.sampling import PoissonBatch, specs_of_one, unit_interval
 
 _CHUNK = 2048
 
@@ -41,8 +41,12 @@ Contribution = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, 
 class ExampleLoss(Protocol):
     """What is minimised, one number an example."""
 
-    def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> Any:
-        """Nested tensors with examples on axis 0, from images [P, …] in [0, 1], labels [P] and a private key."""
+    def private_draws(self, random: np.random.Generator, num: int) -> tuple[np.ndarray, ...]:
+        """What it needs drawn for `num` examples, an `ExampleDraws`; it may draw nothing else in a private step."""
+        ...
+
+    def prepare(self, images: tf.Tensor, labels: tf.Tensor, draws: tuple[tf.Tensor, ...]) -> Any:
+        """Nested tensors with examples on axis 0, from images [P, …] in [0, 1], labels [P] and draws, each [P, …]."""
         ...
 
     def losses(self, apply: Apply, batch: Any) -> tf.Tensor:
@@ -93,7 +97,7 @@ class Mechanisms:
         Args:
           engine: computes the clipped sum of a physical chunk.
           loss: per-example losses.
-          batch: one logical Poisson batch, with the noise that its source drew for this step alone.
+          batch: one logical Poisson batch, with the draws and the noise that its source made for this step alone.
           variables: all trained variables.
           l2_norm_clip: C.
           noise_multiplier: noise deviation divided by C: σ, or k·σ where the unit is a person of at most k records.
@@ -103,7 +107,7 @@ class Mechanisms:
           trains, never for the release.
 
         Raises:
-          ValueError: the batch's noise is not one number for each weight.
+          ValueError: the batch's noise is not one number for each weight, or its draws are not the loss's.
 
         Reference: Abadi et al. 2016, algorithm 1.
         """
@@ -111,9 +115,11 @@ class Mechanisms:
         sizes = [math.prod(variable.shape) for variable in variables]
         if batch.noise.shape != [sum(sizes)]:
             raise ValueError(f"The batch brings noise for {batch.noise.shape} weights, trained are {sum(sizes)}.")
+        _check_draws(loss, batch)
 
         def add_chunk(index: tf.Tensor, total: tf.Tensor, loss_sum: tf.Tensor) -> tuple:
-            examples = loss.prepare(unit_interval(batch.images[index]), batch.labels[index], fold(batch.key, index))
+            draws = tuple(rows[index] for rows in batch.draws)
+            examples = loss.prepare(unit_interval(batch.images[index]), batch.labels[index], draws)
             chunk, chunk_loss = engine.clipped_sum(loss.losses, examples, batch.mask[index], variables, l2_norm_clip)
             return index + 1, total + tf.concat([tf.reshape(part, [-1]) for part in chunk], 0), loss_sum + chunk_loss
 
@@ -239,6 +245,15 @@ class Mechanisms:
         # One unit moves the sum by at most its records' contributions together.
         deviation = event.noise_multiplier * math.hypot(*weights) * records.unit.max_per_unit
         return noised_moments(counts, sums, seconds, deviation, bound, weights, self.entropy.generator())
+
+
+def _check_draws(loss: ExampleLoss, batch: PoissonBatch) -> None:
+    """A row for each place: one that stood for several would be broadcast without a word, and their draws be the same."""
+    places = batch.mask.shape[1]
+    needed = [(places, *one.shape, one.dtype.name) for one in specs_of_one(loss.private_draws)]
+    brought = [(*rows.shape[1:], rows.dtype.name) for rows in batch.draws]
+    if brought != needed:
+        raise ValueError(f"The batch brings draws {brought} for its chunks, the loss needs {needed}.")
 
 
 def _check_orthonormal(basis: np.ndarray) -> None:

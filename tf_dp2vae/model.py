@@ -441,9 +441,9 @@ class DP2VAE(VAE):
         size = self.physical_batch_size or chunk_size(
             self.private_networks, records.most_held, self.plan.sampling_rate, self.draws
         )
-        # A stream of its own: batches and noise are drawn ahead, on another thread.
+        # A stream of its own: batches, their latent draws and noise are drawn ahead, on another thread.
         entropy = self.mechanisms.entropy.stream()
-        source = PoissonSource(records, self.plan.sampling_rate, size, entropy, num_weights)
+        source = PoissonSource(records, self.plan.sampling_rate, size, entropy, num_weights, self.private_draws)
         self._engine = make_engine(self.engine, self.private_networks)
         self.optimizer.configure(
             self.privacy.l2_norm_clip,

@@ -1,11 +1,11 @@
 """Two kinds of randomness, never mixed.
 
 *Public*: initialisation, dreams, sleep, samples. Seeded, reproducible, the seed stands in the statement.
-*Private*: Poisson draws, latent draws inside a mechanism, noise. Keyed from the operating system, never stored.
+*Private*: Poisson draws, latent draws and shifts inside a mechanism, noise. Keyed from the operating system, never stored.
 
-Poisson draws and noise come from AES-128 in counter mode (NIST SP 800-38A), so that whoever sees every answer and guesses
-every record still cannot tell them from random without telling AES from random. Generators made for simulation, NumPy's
-own, promise no such thing. Latent draws, which hide nothing, are TensorFlow's stateless generator's under such a key.
+All private draws come from AES-128 in counter mode (NIST SP 800-38A), so that whoever sees every answer and guesses every
+record still cannot tell them from random without telling AES from random. Generators made for simulation, NumPy's own and
+TensorFlow's, promise no such thing. So they are drawn on the host: a compiled private step draws nothing.
 
 Noise is drawn in float64 and every noised answer is rounded to a coarse grid (`on_grid`), so that what floating-point
 numbers do to the lowest bits of a Gaussian (Mironov 2012; Holohan and Braghin 2021) reaches nobody.
@@ -33,11 +33,7 @@ class Entropy(Protocol):
     secure: bool
 
     def generator(self) -> np.random.Generator:
-        """A NumPy generator under a fresh key, for draws on the host."""
-        ...
-
-    def key(self) -> np.ndarray:
-        """A fresh key for `tf.random.stateless_*`: int64 [2]."""
+        """A NumPy generator under a fresh key."""
         ...
 
     def stream(self) -> Entropy:
@@ -53,10 +49,6 @@ class SystemEntropy:
     def generator(self) -> np.random.Generator:
         """AES in counter mode under a fresh 128-bit key."""
         return np.random.Generator(AESCounter(key=int.from_bytes(os.urandom(16), "little")))
-
-    def key(self) -> np.ndarray:
-        """128 fresh bits."""
-        return np.frombuffer(os.urandom(16), dtype=np.int64)
 
     def stream(self) -> SystemEntropy:
         """The operating system serves every thread."""
@@ -78,27 +70,13 @@ class InsecureSeed:
         """The next generator of the seeded sequence."""
         return np.random.default_rng(int(self._sequence.integers(2**62)))
 
-    def key(self) -> np.ndarray:
-        """The next key of the seeded sequence."""
-        return self._sequence.integers(2**62, size=2)
-
     def stream(self) -> InsecureSeed:
         """A sequence of its own, seeded by this one."""
         return InsecureSeed(int(self._sequence.integers(2**62)))
 
 
-def fold(key: tf.Tensor, tag: int | tf.Tensor) -> tf.Tensor:
-    """A key of its own for each tag: int64 [2], all 128 bits of it from the key.
-
-    TensorFlow's `stateless_fold_in` keeps 32 bits of the key for an int32 tag and 64 for an int64 one: few enough to be
-    searched by whoever wants to subtract the noise.
-    """
-    tagged = tf.stack([key[0], tf.bitwise.bitwise_xor(key[1], tf.cast(tag, tf.int64))])
-    return tf.random.stateless_uniform([2], tagged, minval=None, maxval=None, dtype=tf.int64)
-
-
 def standard_normals(random: np.random.Generator, *shape: int) -> np.ndarray:
-    """N(0, 1) in float64, [*shape]: the noise of every mechanism, before it is scaled.
+    """N(0, 1) in float64, [*shape]: the noise of every mechanism, before it is scaled, and the draws of latents.
 
     NumPy's ziggurat takes 52 bits of magnitude for each draw and draws its tail from exponentials, so nothing ends where
     an answer of millions of numbers would show it. TensorFlow's own normal does not do: it floors its uniforms at 1e-7, in

@@ -9,6 +9,7 @@ memory is a knob that cannot change privacy.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ import tensorflow as tf
 
 from tf_dp2vae.randomness import Entropy, standard_normals
 from tf_dp2vae.records import FULL_SCALE, Records
+
+ExampleDraws = Callable[[np.random.Generator, int], tuple[np.ndarray, ...]]
+"""(generator, n) → what n examples need drawn: arrays whose n rows are independent and alike. None are drawn for n = 0."""
 
 
 class PoissonBatch(NamedTuple):
@@ -26,7 +30,7 @@ class PoissonBatch(NamedTuple):
       labels: [K, P], int32.
       mask: [K, P], uint8, 1 for a record.
       num_chunks: scalar int32.
-      key: [2] int64, fresh private randomness for this step's latent draws.
+      draws: each [K, P, …], what the loss needs drawn for each record, for this step alone; zeros where the mask is 0.
       noise: [weights] float64, standard normals for this step's answer: one for each number of the trained variables.
     """
 
@@ -34,7 +38,7 @@ class PoissonBatch(NamedTuple):
     labels: tf.Tensor
     mask: tf.Tensor
     num_chunks: tf.Tensor
-    key: tf.Tensor
+    draws: tuple[tf.Tensor, ...]
     noise: tf.Tensor
 
 
@@ -45,14 +49,30 @@ def unit_interval(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-class PoissonSource:
-    """Draws Poisson batches from records, and the noise that hides them, without end.
+def no_draws(random: np.random.Generator, num: int) -> tuple[np.ndarray, ...]:
+    """`ExampleDraws` of a loss without randomness."""
+    return ()
 
-    Both are drawn ahead, on a thread of `dataset`, so that a step waits for neither.
+
+def specs_of_one(draws: ExampleDraws) -> tuple[tf.TensorSpec, ...]:
+    """Shape and type of what is drawn for one example."""
+    return tuple(tf.TensorSpec(rows.shape[1:], rows.dtype) for rows in draws(np.random.default_rng(0), 0))
+
+
+class PoissonSource:
+    """Draws Poisson batches from records, what their losses need drawn, and the noise that hides them, without end.
+
+    All are drawn ahead, on a thread of `dataset`, so that a step waits for none of them.
     """
 
     def __init__(
-        self, records: Records, sampling_rate: float, physical_batch_size: int, entropy: Entropy, num_weights: int
+        self,
+        records: Records,
+        sampling_rate: float,
+        physical_batch_size: int,
+        entropy: Entropy,
+        num_weights: int,
+        example_draws: ExampleDraws = no_draws,
     ):
         """Prepares the layout of a batch; draws nothing yet.
 
@@ -62,8 +82,10 @@ class PoissonSource:
           physical_batch_size: P, examples that are processed at once. Trades memory for speed, never privacy.
           entropy: private randomness.
           num_weights: how many numbers a step's answer has.
+          example_draws: what the loss needs drawn for each record of a batch.
         """
         self._records, self._entropy, self.num_weights = records, entropy, num_weights
+        self._example_draws = example_draws
         self.sampling_rate = sampling_rate
         self.physical_batch_size = physical_batch_size
         most, expected = records.unit.max_per_unit, sampling_rate * records.most_held
@@ -76,28 +98,30 @@ class PoissonSource:
         return self._records.members(uniform < self.sampling_rate)
 
     def batch(self) -> PoissonBatch:
-        """One logical batch, as NumPy arrays."""
+        """One logical batch, as NumPy arrays.
+
+        Coins, draws and noise have a generator each, under a fresh key, so that none hangs on how much another took.
+        """
         chosen = self.draw()
-        size = self.physical_batch_size
-        needed = -(-len(chosen) // size)
+        needed = -(-len(chosen) // self.physical_batch_size)
         self._chunks = max(self._chunks, needed)
-        room = self._chunks * size
-        images = np.zeros((room, *self._records.image_shape), np.uint8)
-        labels = np.zeros(room, np.int32)
-        mask = np.zeros(room, np.uint8)
         with self._records.opened() as (all_images, all_labels):
-            images[: len(chosen)] = all_images[chosen]
-            labels[: len(chosen)] = all_labels[chosen]
-        mask[: len(chosen)] = 1
-        layout = (self._chunks, size)
+            images, labels = self._laid_out(all_images[chosen]), self._laid_out(all_labels[chosen].astype(np.int32))
         return PoissonBatch(
-            images.reshape(*layout, *self._records.image_shape),
-            labels.reshape(layout),
-            mask.reshape(layout),
+            images,
+            labels,
+            self._laid_out(np.ones(len(chosen), np.uint8)),
             np.int32(needed),
-            self._entropy.key(),
+            tuple(map(self._laid_out, self._example_draws(self._entropy.generator(), len(chosen)))),
             standard_normals(self._entropy.generator(), self.num_weights),
         )
+
+    def _laid_out(self, rows: np.ndarray) -> np.ndarray:
+        """[drawn, …] → [K, P, …], zeros behind what was drawn."""
+        size, shape = self.physical_batch_size, rows.shape[1:]
+        places = np.zeros((self._chunks * size, *shape), rows.dtype)
+        places[: len(rows)] = rows
+        return places.reshape(self._chunks, size, *shape)
 
     def dataset(self) -> tf.data.Dataset:
         """An endless dataset of batches; the next is drawn while a step runs."""
@@ -108,13 +132,15 @@ class PoissonSource:
             tf.TensorSpec([None, size], tf.int32),
             tf.TensorSpec([None, size], tf.uint8),
             tf.TensorSpec([], tf.int32),
-            tf.TensorSpec([2], tf.int64),
+            tuple(tf.TensorSpec([None, size, *one.shape], one.dtype) for one in specs_of_one(self._example_draws)),
             tf.TensorSpec([self.num_weights], tf.float64),
         )
 
         def drawn(_: tf.Tensor) -> PoissonBatch:
-            arrays = tf.numpy_function(self.batch, [], [spec.dtype for spec in signature])
-            return PoissonBatch(*(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, signature)))
+            specs = tf.nest.flatten(signature)
+            arrays = tf.numpy_function(lambda: tf.nest.flatten(self.batch()), [], [spec.dtype for spec in specs])
+            shaped = [tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, specs)]
+            return tf.nest.pack_sequence_as(signature, shaped)
 
         # One call a batch, one after the other: `from_generator` would check each array once more in Python.
         return tf.data.Dataset.counter().map(drawn).prefetch(1)

@@ -1,7 +1,7 @@
 """A conditional variational autoencoder as a Keras model: encode, decode, evidence lower bound, evaluation.
 
 `model.DP2VAE` is this and its training. Every example's loss depends on that example alone, which is what `mixing` makes
-sure of; `prepare` and `losses` are what the gradient mechanism asks for.
+sure of; `private_draws`, `prepare` and `losses` are what the gradient mechanism asks for.
 
 Reference: Kingma and Welling 2014, "Auto-Encoding Variational Bayes"; Sohn, Lee and Yan 2015, "Learning Structured Output
 Representation using Deep Conditional Generative Models".
@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae import objectives
 from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.gradients import Apply, plain_apply
-from tf_dp2vae.randomness import fold
+from tf_dp2vae.randomness import standard_normals
 from tf_dp2vae.refusals import check_networks
 from tf_dp2vae.sampling import unit_interval
 from tf_dp2vae.validation import check, check_whole
@@ -96,11 +97,18 @@ class VAE(keras.Model):
         logits = self.decode(latent, tf.repeat(labels, standard_normal.shape[1]), apply)
         return objectives.negative_elbo(images, logits, mean, log_variance)
 
-    def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Images [P, …], labels [P] and the latent noise [P, K, latent] that the key defines; [P, K, …] where augmented."""
-        noise = tf.random.stateless_normal([images.shape[0], self.draws, self.latent_dim], key)
+    def private_draws(self, random: np.random.Generator, num: int) -> tuple[np.ndarray, ...]:
+        """Latent noise [num, K, latent], float32; where augmented, how each copy is moved, too."""
+        noise = standard_normals(random, num, self.draws, self.latent_dim).astype(np.float32)
+        return (noise,) if self.augmentation is None else (noise, self.augmentation.offsets(random, num, self.draws))
+
+    def prepare(
+        self, images: tf.Tensor, labels: tf.Tensor, draws: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Images [P, …], or their copies [P, K, …] where augmented, labels [P] and the latent noise [P, K, latent]."""
+        noise, *offsets = draws
         if self.augmentation is not None:
-            images = self.augmentation.copies(images, self.draws, fold(key, 1))
+            images = self.augmentation.copies(images, *offsets)
         return images, labels, noise
 
     def losses(self, apply: Apply, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:

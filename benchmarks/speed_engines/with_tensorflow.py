@@ -73,7 +73,8 @@ def our_source(model: DP2VAE, images: np.ndarray, labels: np.ndarray, physical: 
     model._engine = make_engine("book-keeping", model.private_networks)
     model.optimizer.build(model.trainable_variables)
     num_weights, records = model.decoder.count_params(), Records(images, labels, CLASSES)
-    return PoissonSource(records, 1.0, min(size, len(images)), SystemEntropy(), num_weights)
+    size = min(size, len(images))
+    return PoissonSource(records, 1.0, size, SystemEntropy(), num_weights, model.private_draws)
 
 
 def _our_step(shapes: Shapes, model: DP2VAE, images: np.ndarray, labels: np.ndarray, xla: bool) -> Step:

@@ -21,7 +21,7 @@ from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.optimizers import DPSGD
 from tf_dp2vae.randomness import Entropy, SystemEntropy
 from tf_dp2vae.records import Records
-from tf_dp2vae.sampling import PoissonBatch, PoissonSource
+from tf_dp2vae.sampling import PoissonBatch, PoissonSource, no_draws
 
 TABLES = 4
 """A clip on each table, instead of one over all, lets a record contribute √4 = 2 times C."""
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     """What a private step is made of."""
 
     mechanisms: Callable[[Ledger, Entropy], Mechanisms] = Mechanisms
-    source: Callable[[Records, float, int, Entropy, int], PoissonSource] = PoissonSource
+    source: Callable[..., PoissonSource] = PoissonSource
     engine: Callable[[], GradientEngine] = BookKeepingEngine
 
 
@@ -64,7 +64,11 @@ class _DiracLoss:
         tables = [layers.Embedding(size, 1, embeddings_initializer="zeros")(number) for _ in range(TABLES)]
         self.network = keras.Model(number, layers.Concatenate()(tables))
 
-    def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    private_draws = staticmethod(no_draws)
+
+    def prepare(
+        self, images: tf.Tensor, labels: tf.Tensor, draws: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         digits = tf.cast(tf.round(255 * tf.reshape(images, [-1, 3])), tf.int32)
         return tf.reduce_sum(digits * [1, 256, 256**2], axis=1, keepdims=True), _SLOPE * tf.cast(labels, tf.float32)
 

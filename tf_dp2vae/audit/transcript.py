@@ -38,7 +38,7 @@ from tf_dp2vae.pretraining import MOMENT_WEIGHTS, STATISTICS_WEIGHTS, Dreams
 from tf_dp2vae.priors import PRIOR_WEIGHTS
 from tf_dp2vae.randomness import SystemEntropy
 from tf_dp2vae.records import FULL_SCALE, Records
-from tf_dp2vae.sampling import PoissonBatch, PoissonSource
+from tf_dp2vae.sampling import PoissonBatch, PoissonSource, no_draws
 
 _HARDLY_ANY = 1e-6
 """Stands for no noise: without any, no event describes the answer and no density exists."""
@@ -125,9 +125,11 @@ class _KnownDraws:
     """The model's losses at the latent means: draws of z are one more thing that this attacker is told."""
 
     def __init__(self, model: DP2VAE):
-        self._model, self.losses = model, model.losses
+        self._model, self.losses, self.private_draws = model, model.losses, no_draws
 
-    def prepare(self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def prepare(
+        self, images: tf.Tensor, labels: tf.Tensor, draws: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return images, labels, tf.zeros([images.shape[0], 1, self._model.latent_dim])
 
 
