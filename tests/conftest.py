@@ -31,7 +31,7 @@ DREAMS = Dreams(steps=2, sleep_steps=0)
 
 
 class Silence:
-    """Entropy whose noise is zero and whose keys are constant, to look at answers before noise."""
+    """Entropy whose noise is zero, to look at answers before noise."""
 
     secure = False
 
@@ -40,9 +40,6 @@ class Silence:
 
     def standard_normal(self, size):
         return np.zeros(size)
-
-    def key(self):
-        return np.array([1, 2])
 
 
 def images_and_labels(num, classes=CLASSES, seed=0):

@@ -20,8 +20,8 @@ from tf_dp2vae.validation import InvalidInputError
 ENGINES = [BookKeepingEngine, VectorizedMapEngine, ReferenceEngine]
 
 
-def fresh_key():
-    return tf.constant(SystemEntropy().key())
+def fresh():
+    return SystemEntropy().generator()
 
 
 def moved(image, down, right):
@@ -49,22 +49,31 @@ def moves_of(image, copy, pixels):
 )
 def test_each_copy_is_its_own_record_moved_by_at_most_the_bound(examples, num, pixels, shape, seed):
     images = np.random.default_rng(seed).uniform(0.1, 1, (examples, *shape)).astype(np.float32)
-    copies = Shifts(pixels).copies(tf.constant(images), num, fresh_key()).numpy()
+    offsets = Shifts(pixels).offsets(fresh(), examples, num)
+    copies = Shifts(pixels).copies(tf.constant(images), tf.constant(offsets)).numpy()
     assert copies.shape == (examples, num, *shape)
-    for image, own in zip(images, copies):
-        assert all(len(moves_of(image, copy, pixels)) == 1 for copy in own)
+    for image, own, its in zip(images, copies, offsets):
+        for copy, (above, left) in zip(own, its):
+            assert moves_of(image, copy, pixels) == [(pixels - above, pixels - left)]
 
 
-def test_moves_are_uniform_and_hang_on_the_key_alone():
-    image = np.random.default_rng(0).uniform(0.1, 1, (1, 6, 6, 1)).astype(np.float32)
-    images, key = tf.constant(np.repeat(image, 200, 0)), fresh_key()
-    copies = Shifts(1).copies(images, 5, key)
-    np.testing.assert_array_equal(copies, Shifts(1).copies(images, 5, key))
-    assert not np.array_equal(copies, Shifts(1).copies(images, 5, fresh_key()))
-    counts = dict.fromkeys([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)], 0)
-    for copy in copies.numpy().reshape(-1, 6, 6, 1):
-        counts[moves_of(image[0], copy, 1)[0]] += 1
-    assert stats.chisquare(list(counts.values())).pvalue > 1e-6
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_moves_are_uniform_and_each_copy_has_its_own(pixels):
+    """All pairs are as likely, also given the copy before, and the record before."""
+    side = 2 * pixels + 1
+    offsets = Shifts(pixels).offsets(fresh(), 4000, 3)
+    assert offsets.shape == (4000, 3, 2) and offsets.dtype == np.int32 and set(offsets.ravel()) == set(range(side))
+    pairs = side * offsets[..., 0] + offsets[..., 1]
+    assert stats.chisquare(np.bincount(pairs.ravel(), minlength=side**2)).pvalue > 1e-6
+    for before, after in [(pairs[:, :-1], pairs[:, 1:]), (pairs[:-1], pairs[1:])]:
+        together = np.bincount(side**2 * before.ravel() + after.ravel(), minlength=side**4)
+        assert stats.chisquare(together).pvalue > 1e-6
+
+
+def test_moves_are_what_the_generator_gave():
+    equal, other = ([np.random.default_rng(seed) for seed in seeds] for seeds in [(1, 1), (1, 2)])
+    np.testing.assert_array_equal(*(Shifts(2).offsets(random, 9, 4) for random in equal))
+    assert not np.array_equal(*(Shifts(2).offsets(random, 9, 4) for random in other))
 
 
 def augmented(draws):
@@ -101,7 +110,8 @@ def test_copies_are_averaged_before_the_one_clip(engine, draws, whole, clip):
     model, mask = augmented(draws), [1, 0, 1]
     variables = model.trainable_variables if whole else model.decoder.trainable_variables
     images, labels = images_and_labels(3)
-    batch = model.prepare(tf.constant(images, tf.float32) / 255, tf.constant(labels), fresh_key())
+    drawn = tuple(map(tf.constant, model.private_draws(fresh(), 3)))
+    batch = model.prepare(tf.constant(images, tf.float32) / 255, tf.constant(labels), drawn)
     assert batch[0].shape == (3, draws, *SHAPE)
     sums, losses = engine().clipped_sum(model.losses, batch, tf.constant(mask, tf.float32), variables, clip)
     assert relative_error(sums, loop_over_copies(model, batch, mask, variables, clip)) < 1e-5
@@ -110,14 +120,16 @@ def test_copies_are_averaged_before_the_one_clip(engine, draws, whole, clip):
 
 
 def test_latent_draws_are_those_without_augmentation():
-    """The copies' moves have a key of their own."""
-    model, key = augmented(2), fresh_key()
+    """Moves are drawn after them."""
+    model, plain_model = augmented(2), tiny_model(draws=2)
     images, labels = (tf.constant(part) for part in images_and_labels(3))
     pixels = tf.cast(images, tf.float32) / 255
-    plain = tiny_model(draws=2).prepare(pixels, labels, key)
-    copies, _, noise = model.prepare(pixels, labels, key)
-    np.testing.assert_array_equal(noise, plain[2])
-    assert not np.array_equal(copies, Shifts(2).copies(pixels, 2, key))
+    (plain_noise,), (noise, offsets) = (m.private_draws(np.random.default_rng(3), 3) for m in (plain_model, model))
+    np.testing.assert_array_equal(noise, plain_noise)
+    plain = plain_model.prepare(pixels, labels, (plain_noise,))
+    copies, _, latents = model.prepare(pixels, labels, (noise, offsets))
+    np.testing.assert_array_equal(latents, plain[2])
+    np.testing.assert_array_equal(copies, Shifts(2).copies(pixels, offsets))
     np.testing.assert_array_equal(plain[0], pixels)
 
 

@@ -4,7 +4,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, SHAPE, Silence, images_and_labels, randomised, relative_error, smoothed, some_records
+from conftest import (
+    CLASSES,
+    SHAPE,
+    Silence,
+    images_and_labels,
+    loop_clipped_sum,
+    randomised,
+    relative_error,
+    smoothed,
+    some_records,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -16,9 +26,9 @@ from tf_dp2vae.dreams import frequency_basis
 from tf_dp2vae.gradients import BookKeepingEngine
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
-from tf_dp2vae.randomness import GRID, SystemEntropy, fold, on_grid, standard_normals
+from tf_dp2vae.randomness import GRID, SystemEntropy, on_grid, standard_normals
 from tf_dp2vae.records import Records
-from tf_dp2vae.sampling import PoissonBatch
+from tf_dp2vae.sampling import PoissonBatch, PoissonSource, no_draws
 
 EVENT = Event("class statistics", 2.0)
 EXACT = Event("class statistics", 1e-9)
@@ -38,7 +48,9 @@ class ShiftLoss:
         hidden = layers.Dense(30, activation="tanh")(layers.Flatten()(inputs))
         self.network = randomised(keras.Model(inputs, layers.Dense(30, use_bias=False)(hidden)))
 
-    def prepare(self, images, labels, key):
+    private_draws = staticmethod(no_draws)
+
+    def prepare(self, images, labels, draws):
         return images
 
     def losses(self, apply, batch):
@@ -50,10 +62,10 @@ def poisson_batch(num, loss, size=4, chunks=3, random=None):
     images, labels = images_and_labels(chunks * size)
     mask = (np.arange(chunks * size) < num).astype(np.uint8)
     images = images * mask[:, None, None, None]
-    layout, key = (chunks, size), SystemEntropy().key()
+    layout = chunks, size
     noise = standard_normals(random or SystemEntropy().generator(), loss.network.count_params())
     arrays = images.reshape(*layout, *SHAPE), labels.reshape(layout), mask.reshape(layout), np.int32(-(-num // size))
-    return PoissonBatch(*(tf.constant(array) for array in (*arrays, key, noise)))
+    return tf.nest.map_structure(tf.constant, PoissonBatch(*arrays, (), noise))
 
 
 def gradient_sum(batch, noise_multiplier, loss, clip=0.5):
@@ -138,15 +150,73 @@ def test_noise_of_another_size_is_refused(size):
         gradient_sum(batch, 1.0, loss)
 
 
-def test_folding_keeps_the_entropy_of_the_key():
-    keys = [tf.constant(SystemEntropy().key()) for _ in range(50)]
-    for tag in (0, 1, tf.constant(2)):
-        folded = [fold(key, tag) for key in keys]
-        assert all(key.dtype == tf.int64 for key in folded)
-        words = np.array(folded)
-        assert len(set(words[:, 0])) == len(set(words[:, 1])) == len(keys), "both words must depend on the key"
-        assert np.abs(words.astype(np.float64)).max() > 2**40
-    assert not np.array_equal(fold(keys[0], 0), fold(keys[0], 1))
+class DrawnLoss(ShiftLoss):
+    """Squared outputs for images to which what was drawn for them is added."""
+
+    def private_draws(self, random, num):
+        return random.standard_normal((num, *SHAPE)).astype(np.float32), random.integers(1, 9, num, np.int32)
+
+    def prepare(self, images, labels, draws):
+        shift, times = draws
+        return images + tf.cast(times, tf.float32)[:, None, None, None] * shift
+
+
+def drawn_batch(loss, num=11, size=4, entropy=None):
+    """All of `num` records, in chunks of `size`, from the source itself."""
+    source = PoissonSource(
+        some_records(num), 1.0, size, entropy or SystemEntropy(), loss.network.count_params(), loss.private_draws
+    )
+    return tf.nest.map_structure(tf.constant, source.batch())
+
+
+def test_gradient_sum_is_that_of_a_plain_loop_with_the_draws_handed_in():
+    """Each record, in whatever chunk, gets the draws of its own place."""
+    loss, num = DrawnLoss(), 11
+    batch = drawn_batch(loss, num)
+    shifts, times = (rows.numpy().reshape(-1, *rows.shape[2:])[:num] for rows in batch.draws)
+    assert len(np.unique(shifts)) == shifts.size, "each place has draws of its own"
+    images, _ = images_and_labels(num)
+    moved = tf.constant(images / 255 + times[:, None, None, None] * shifts, tf.float32)
+    variables = loss.network.trainable_variables
+    sums, _ = gradient_sum(batch, 0.0, loss)
+    assert relative_error(sums, loop_clipped_sum(loss.losses, moved, np.ones(num), variables, 0.5)) < 1e-5
+    elsewhere = tf.nest.map_structure(lambda rows: tf.roll(rows, 1, axis=1), batch.draws)
+    others, _ = gradient_sum(batch._replace(draws=elsewhere), 0.0, loss)
+    assert relative_error(others, sums) > 1e-2, "or the loop would not tell one place's draws from another's"
+
+
+def test_draws_of_places_without_a_record_change_nothing():
+    loss = DrawnLoss()
+    batch = drawn_batch(loss, 6)
+    filled = tuple(
+        tf.where(tf.reshape(batch.mask, [*batch.mask.shape] + [1] * (rows.shape.rank - 2)) > 0, rows, 7)
+        for rows in batch.draws
+    )
+    for plain, other in zip(
+        gradient_sum(batch, 0.0, loss)[0], gradient_sum(batch._replace(draws=filled), 0.0, loss)[0]
+    ):
+        np.testing.assert_array_equal(plain, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "none": lambda shifts, times: (),
+        "one too few": lambda shifts, times: (shifts,),
+        "one too many": lambda shifts, times: (shifts, times, times),
+        "one for all places": lambda shifts, times: (shifts[:, :1], times),
+        "one for all pixels": lambda shifts, times: (shifts[..., :1, :], times),
+        "another type": lambda shifts, times: (shifts, tf.cast(times, tf.float32)),
+        "another order": lambda shifts, times: (times, shifts),
+    }.items(),
+    ids=lambda change: change[0],
+)
+def test_draws_that_are_not_the_losss_are_refused(change):
+    """Broadcasting would take most of them without a word."""
+    loss = DrawnLoss()
+    batch = drawn_batch(loss)
+    with pytest.raises(ValueError, match="draws"):
+        gradient_sum(batch._replace(draws=change[1](*batch.draws)), 1.0, loss)
 
 
 # --- moments: what one record can do ---

@@ -13,7 +13,7 @@ from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.optimizers import DPSGD, DPAdam, get_dp_optimizer
 from tf_dp2vae.randomness import SystemEntropy, standard_normals
-from tf_dp2vae.sampling import PoissonBatch
+from tf_dp2vae.sampling import PoissonBatch, no_draws
 from tf_dp2vae.validation import InvalidInputError
 
 CLIP, SIGMA, EXPECTED, WIDTH = 0.5, 2.0, 20.0, 3000
@@ -28,7 +28,9 @@ class Direction:
         self.network = keras.Model(inputs, layers.Dense(WIDTH, kernel_initializer="zeros")(layers.Flatten()(inputs)))
         self.network.layers[-1].kernel.trainable = True
 
-    def prepare(self, images, labels, key):
+    private_draws = staticmethod(no_draws)
+
+    def prepare(self, images, labels, draws):
         return images
 
     def losses(self, apply, batch):
@@ -39,9 +41,9 @@ def black_batch(num, weights, size=8):
     """Black images: the kernel's gradient is zero, the bias's is a constant vector of norm sqrt(WIDTH)."""
     mask = (np.arange(size) < num).astype(np.uint8)[None]
     images = np.zeros((1, size, *SHAPE), np.uint8)
-    private = SystemEntropy().key(), standard_normals(SystemEntropy().generator(), weights)
-    arrays = images, np.zeros((1, size), np.int32), mask, np.int32(num > 0), *private
-    return PoissonBatch(*(tf.constant(array) for array in arrays))
+    noise = standard_normals(SystemEntropy().generator(), weights)
+    batch = PoissonBatch(images, np.zeros((1, size), np.int32), mask, np.int32(num > 0), (), noise)
+    return tf.nest.map_structure(tf.constant, batch)
 
 
 def noised_sum(loss, num):

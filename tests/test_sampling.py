@@ -80,9 +80,6 @@ class EveryoneAtOnce:
     def standard_normal(self, size):
         return np.zeros(size)
 
-    def key(self):
-        return np.array([1, 2])
-
 
 def test_draw_beyond_the_layout_grows_it():
     source = PoissonSource(some_records(200), 0.001, 8, EveryoneAtOnce(), 0)
@@ -95,12 +92,55 @@ def test_usual_draws_share_one_shape():
     assert len({source.batch().mask.shape for _ in range(50)}) == 1
 
 
-def test_dataset_yields_fresh_batches_keys_and_noise():
-    source = PoissonSource(some_records(50), 0.5, 16, SystemEntropy(), 5)
+def two_kinds(random, num):
+    """Draws of two types and shapes."""
+    return random.standard_normal((num, 2, 3)).astype(np.float32), random.integers(1, 2**30, num, np.int32)
+
+
+def test_dataset_yields_fresh_batches_draws_and_noise():
+    source = PoissonSource(some_records(50), 0.5, 16, SystemEntropy(), 5, two_kinds)
     first, second = list(source.dataset().take(2))
-    assert not np.array_equal(first.key, second.key)
     assert first.noise.shape == [5] and len({*first.noise.numpy(), *second.noise.numpy()}) == 10
     assert not np.array_equal(first.images, second.images)
+    for rows, shape, dtype, others in zip(first.draws, [(2, 3), ()], [np.float32, np.int32], second.draws, strict=True):
+        assert rows.shape == (*first.mask.shape, *shape) and rows.dtype == dtype
+        found = np.concatenate([batch[batch != 0] for batch in (rows.numpy(), others.numpy())])
+        assert len(np.unique(found)) == found.size, "no place has another's draws, in this batch or the next"
+        assert found.size == (np.sum(first.mask) + np.sum(second.mask)) * np.prod(shape, dtype=int)
+    assert tuple(spec.shape.as_list() for spec in source.dataset().element_spec.draws) == ([None, 16, 2, 3], [None, 16])
+
+
+class Numbered:
+    """Entropy whose k-th generator is seeded with k, for a test that draws the same again."""
+
+    def __init__(self):
+        self.given = 0
+
+    def generator(self):
+        self.given += 1
+        return np.random.default_rng(self.given)
+
+
+@settings(max_examples=25)
+@given(num=st.integers(1, 60), rate=st.floats(0.01, 1), size=st.integers(1, 40))
+def test_draws_are_those_of_a_generator_of_their_own_laid_out_as_the_records(num, rate, size):
+    """So is the noise: neither hangs on how many records were drawn, nor on what was drawn for them."""
+    source = PoissonSource(some_records(num), rate, size, Numbered(), 5, two_kinds)
+    for step in range(2):
+        batch = source.batch()
+        drawn, places = int(batch.mask.sum()), batch.mask.size
+        assert drawn == (np.random.default_rng(3 * step + 1).random(num) < rate).sum()
+        for rows, expected in zip(batch.draws, two_kinds(np.random.default_rng(3 * step + 2), drawn), strict=True):
+            flat = rows.reshape(places, *rows.shape[2:])
+            np.testing.assert_array_equal(flat[:drawn], expected)
+            assert not flat[drawn:].any() and rows.dtype == expected.dtype
+        np.testing.assert_array_equal(batch.noise, np.random.default_rng(3 * step + 3).standard_normal(5))
+
+
+def test_equal_seeds_give_equal_batches_with_draws():
+    batches = [PoissonSource(some_records(40), 0.5, 16, InsecureSeed(seed), 5, two_kinds).batch() for seed in (3, 3, 4)]
+    first, again, other = ([batch.images, *batch.draws, batch.noise] for batch in batches)
+    assert all(map(np.array_equal, first, again)) and not any(map(np.array_equal, first, other))
 
 
 def test_pixels_become_floats_in_the_unit_interval():
