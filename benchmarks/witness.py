@@ -41,7 +41,7 @@ class Witness:
         places = [
             (Dreams, "release", "statistics"),
             (DP2VAE, "pretrain", "pre-training"),
-            (DP2VAE, "_fit_privately", "private training"),
+            (DP2VAE, "ready_private_steps", "private training"),
             (Sleep, "on_epoch_end", "sleep"),
             (Sleep, "on_epoch_begin", "private training"),
             (GaussianPrior, "fit", "prior"),

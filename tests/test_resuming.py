@@ -28,6 +28,7 @@ from tf_dp2vae.moments import Moments
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.private_steps import PrivateSteps
 from tf_dp2vae.refinement import Refinement
+from tf_dp2vae.training import Training
 from tf_dp2vae.validation import InvalidInputError
 
 RECORDS = some_records(48)
@@ -229,7 +230,7 @@ def begin(copy, model, records=RECORDS, batch_size=12, rounds=ROUNDS):
     model.ledger = Ledger(copy / "ledger", records.num_records)
     try:
         model.checkpoints = Checkpoints(copy / "run")
-        return model._begin(records, batch_size, rounds, STEPS)
+        return Training(model, records, batch_size, rounds, STEPS).begin()
     finally:
         model.ledger.close()
 

@@ -21,22 +21,20 @@ import tensorflow as tf
 
 from tf_dp2vae import accounting, reproducible, saved
 from tf_dp2vae.accounting import Plan, Privacy
-from tf_dp2vae.answers import AnsweringMechanisms
 from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.callbacks import StepsDone
 from tf_dp2vae.checkpoints import Checkpoints, Phase
-from tf_dp2vae.chunks import chunk_size
 from tf_dp2vae.contrast import Contrast
-from tf_dp2vae.gradients import EngineName, full_float32, make_engine
+from tf_dp2vae.gradients import EngineName, make_engine
 from tf_dp2vae.judge import Judge
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
-from tf_dp2vae.mixing import refuse_mixing, unchanged
+from tf_dp2vae.mixing import refuse_mixing
 from tf_dp2vae.optimizers import NoisedSum, get_dp_optimizer
 from tf_dp2vae.pretraining import Dreams, Pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
-from tf_dp2vae.progress import EpsilonSpent, PhaseProgress
+from tf_dp2vae.progress import EpsilonSpent
 from tf_dp2vae.randomness import Entropy, SystemEntropy
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
@@ -50,9 +48,9 @@ from tf_dp2vae.refusals import (
     warn_about_delta,
 )
 from tf_dp2vae.sampler import Sampler
-from tf_dp2vae.sampling import PoissonBatch, PoissonSource, in_order, unit_interval
+from tf_dp2vae.sampling import PoissonBatch, in_order, unit_interval
 from tf_dp2vae.statement import Statement, statement_of
-from tf_dp2vae.terms import terms_of
+from tf_dp2vae.training import Training
 from tf_dp2vae.units import Unit
 from tf_dp2vae.vae import VAE
 from tf_dp2vae.validation import InvalidInputError, check, check_choice, check_whole
@@ -334,67 +332,7 @@ class DP2VAE(VAE):
         )
         self.ledger.vouch(self._guaranteed)
         self.ledger.bind(records.num_records)
-        self.plan = self._begin(records, batch_size, epochs, steps_per_epoch)
-        self._freeze()
-        self.num_records, self.unit = records.num_records, records.unit
-        self.audit_canaries = records.audit_canaries
-        show, progress = PhaseProgress(self, verbose), self.checkpoints.progress
-        if self.checkpoints.resumed:
-            show.phase(f"resumed: {progress.step} steps of {progress.phase.value} are in the checkpoint")
-        if progress.phase is Phase.PRETRAINING:
-            show.phase(self.pretraining.describe())
-            self.pretraining.run(self, records)
-            if not self.pretraining.is_whole_training:
-                self.checkpoints.enter(Phase.PRIVATE)
-        history = keras.callbacks.History()
-        if not self.pretraining.is_whole_training:
-            show.phase(
-                f"private training: {self.plan.steps} DP-SGD steps, noise multiplier {self.plan.noise_multiplier:.3f}"
-            )
-            history = self._fit_privately(records, epochs, steps_per_epoch, verbose, callbacks, validation)
-            show.phase(self.prior.describe())
-            self.prior.fit(self, records)
-        self.contrast.match(self)
-        if self.refinement is not None:
-            show.phase(self.refinement.describe())
-            self.refinement.run(self, records)
-        show.done()
-        return history
-
-    def _begin(self, records: Records, batch_size: int, epochs: int, steps_per_epoch: int) -> Plan:
-        """The plan of a new run, or that of a killed one, whose networks then stand where its checkpoint left them."""
-
-        def plan_new() -> Plan:
-            check(
-                records.unit == self.unit or not self.ledger.events,
-                f"the ledger holds what was asked about another unit ({self.unit.adjacency}): train a new model.",
-            )
-            return accounting.plan(
-                self.privacy,
-                batch_size / records.num_units,
-                0 if self.pretraining.is_whole_training else steps_per_epoch * epochs,
-                self.shares,
-                self.ledger.events,
-            )
-
-        plan = self.checkpoints.begin(
-            [
-                *self.encoder.variables,
-                *self.released_variables,
-                self._noise.state,
-            ],
-            self.ledger,
-            self.privacy,
-            lambda: terms_of(self, records, batch_size, epochs, steps_per_epoch),
-            plan_new,
-        )
-        entropy, answers = self.mechanisms.entropy, self.checkpoints.answers
-        if answers is not None:
-            self.mechanisms = AnsweringMechanisms(self.ledger, entropy, answers)
-        elif isinstance(self.mechanisms, AnsweringMechanisms):
-            # Those of an earlier fit, which could be resumed: their answers stand for charges that this fit has to make.
-            self.mechanisms = Mechanisms(self.ledger, entropy)
-        return plan
+        return Training(self, records, batch_size, epochs, steps_per_epoch, verbose).run(callbacks, validation)
 
     def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float, verbose: int | str = 0) -> None:
         """Ordinary training of encoder and decoder on (images, labels) that cost nothing; for `Pretraining.run`."""
@@ -423,50 +361,30 @@ class DP2VAE(VAE):
             self.phase = Phase.PRIVATE
             self.train_function = None
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
         """Readies the encoder for the private phase; as they are then, the networks must keep examples apart, too."""
         self.encoder.trainable = not self.pretraining.freezes_encoder
         if self._trained_layers() not in self._probed:
             refuse_mixing([self.encoder, self.decoder])
             self._probed.append(self._trained_layers())
 
-    def _trained_layers(self) -> list[bool]:
-        """Which layers are trained, on which it may hang what they do: a frozen BatchNormalization mixes nothing."""
-        return [layer.trainable for network in (self.encoder, self.decoder) for layer in network._flatten_layers()]
-
-    def _fit_privately(self, records, epochs, steps_per_epoch, verbose, callbacks, validation):
-        assert self.plan is not None
-        self._freeze()
-        num_weights = sum(math.prod(variable.shape) for variable in self.trainable_variables)
-        size = self.physical_batch_size or chunk_size(
-            self.private_networks, records.most_held, self.plan.sampling_rate, self.draws
-        )
-        # A stream of its own: batches, their latent draws and noise are drawn ahead, on another thread.
-        entropy = self.mechanisms.entropy.stream()
-        source = PoissonSource(records, self.plan.sampling_rate, size, entropy, num_weights, self.private_draws)
+    def ready_private_steps(self, plan: Plan, records: Records) -> None:
+        """Readies engine, optimizer and progress bar for the plan's private steps on the records."""
+        self.freeze()
         self._engine = make_engine(self.engine, self.private_networks)
         self.optimizer.configure(
             self.privacy.l2_norm_clip,
-            self.plan.noise_multiplier * records.unit.max_per_unit,
-            self.plan.sampling_rate * records.num_units,
+            plan.noise_multiplier * records.unit.max_per_unit,
+            plan.sampling_rate * records.num_units,
         )
         self.optimizer.build(self.trainable_variables)
         self.checkpoints.track("optimizer", self.optimizer.variables)
-        self._epsilon.follow(self.checkpoints.events_beside_steps(), self.plan, self.privacy)
+        self._epsilon.follow(self.checkpoints.events_beside_steps(), plan, self.privacy)
         self.make_train_function(force=True)
-        untrained = [weight for network in self.private_networks for weight in network.non_trainable_variables]
-        with unchanged(untrained) as changed, full_float32():
-            history = super().fit(
-                source.dataset(),
-                epochs=epochs,
-                steps_per_epoch=steps_per_epoch,
-                verbose=verbose,
-                callbacks=[*self.pretraining.callbacks(self, epochs), *callbacks],
-                validation_data=validation,
-                shuffle=False,
-            )
-        check(not changed, f"records changed weights without noise: {', '.join(changed)}. They were put back.")
-        return history
+
+    def _trained_layers(self) -> list[bool]:
+        """Which layers are trained, on which it may hang what they do: a frozen BatchNormalization mixes nothing."""
+        return [layer.trainable for network in (self.encoder, self.decoder) for layer in network._flatten_layers()]
 
     def make_train_function(self, force: bool = False) -> Any:
         """Keras's, charging each private step before it runs: `train_step` itself runs in Python only when traced."""
@@ -528,6 +446,11 @@ class DP2VAE(VAE):
         if candidates is None:
             candidates = 1 if self.refinement is None else self.refinement.candidates
         return Sampler(self.decoder, self.latent_prior, self.contrast, self.num_classes, self.judge, candidates)
+
+    @property
+    def kept_variables(self) -> list[keras.Variable]:
+        """What goes from phase to phase, and into checkpoints: networks, all that is released, the state of public draws."""
+        return [*self.encoder.variables, *self.released_variables, self._noise.state]
 
     @property
     def released_variables(self) -> list[keras.Variable]:
