@@ -137,6 +137,18 @@ def test_draws_are_those_of_a_generator_of_their_own_laid_out_as_the_records(num
         np.testing.assert_array_equal(batch.noise, np.random.default_rng(3 * step + 3).standard_normal(5))
 
 
+@pytest.mark.parametrize("missing", [1, -1])
+def test_draws_with_too_few_or_too_many_rows_are_refused(missing):
+    """One row more or less, in the second of two arrays."""
+
+    def draws(random, num):
+        return random.random((num, 2)), random.random((max(0, num - missing), 2))
+
+    source = PoissonSource(some_records(40), 1.0, 8, SystemEntropy(), 1, draws)
+    with pytest.raises(ValueError, match="rows for 40 records"):
+        source.batch()
+
+
 def test_equal_seeds_give_equal_batches_with_draws():
     batches = [PoissonSource(some_records(40), 0.5, 16, InsecureSeed(seed), 5, two_kinds).batch() for seed in (3, 3, 4)]
     first, again, other = ([batch.images, *batch.draws, batch.noise] for batch in batches)

@@ -101,6 +101,9 @@ class PoissonSource:
         """One logical batch, as NumPy arrays.
 
         Coins, draws and noise have a generator each, under a fresh key, so that none hangs on how much another took.
+
+        Raises:
+          ValueError: the loss's draws are not a row for each drawn record.
         """
         chosen = self.draw()
         needed = -(-len(chosen) // self.physical_batch_size)
@@ -112,9 +115,16 @@ class PoissonSource:
             labels,
             self._laid_out(np.ones(len(chosen), np.uint8)),
             np.int32(needed),
-            tuple(map(self._laid_out, self._example_draws(self._entropy.generator(), len(chosen)))),
+            tuple(map(self._laid_out, self._drawn_for(len(chosen)))),
             standard_normals(self._entropy.generator(), self.num_weights),
         )
+
+    def _drawn_for(self, num: int) -> tuple[np.ndarray, ...]:
+        draws = self._example_draws(self._entropy.generator(), num)
+        # Behind fewer rows would stand zeros: a record's share would hang on how many were drawn before it.
+        if any(len(rows) != num for rows in draws):
+            raise ValueError(f"The loss drew {[len(rows) for rows in draws]} rows for {num} records.")
+        return draws
 
     def _laid_out(self, rows: np.ndarray) -> np.ndarray:
         """[drawn, …] → [K, P, …], zeros behind what was drawn."""
