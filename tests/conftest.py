@@ -42,6 +42,22 @@ class Silence:
         return np.zeros(size)
 
 
+class Numbered:
+    """Entropy whose k-th generator is seeded with k, for a test that draws the same again."""
+
+    secure = False
+
+    def __init__(self):
+        self.given = 0
+
+    def stream(self):
+        return self
+
+    def generator(self):
+        self.given += 1
+        return np.random.default_rng(self.given)
+
+
 def images_and_labels(num, classes=CLASSES, seed=0):
     """Random uint8 images and labels that cover every class."""
     random = np.random.default_rng(seed)

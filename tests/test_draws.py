@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import LATENT, SHAPE, global_norm, images_and_labels, randomised, relative_error, some_records, tiny_model
+from conftest import (
+    LATENT,
+    SHAPE,
+    Numbered,
+    global_norm,
+    images_and_labels,
+    randomised,
+    relative_error,
+    some_records,
+    tiny_model,
+)
 from scipy import stats
 from test_augmentation import loop_over_copies, moved
 
@@ -40,22 +50,6 @@ def test_latents_are_standard_normal_and_each_its_own():
     ]:
         assert abs(np.corrcoef(ahead.ravel(), behind.ravel())[0, 1]) < 5 / np.sqrt(ahead.size)
     assert len(np.unique(latents[:, 0, 0])) > 19_900, "as float32, a few fall together"
-
-
-class Numbered:
-    """Entropy whose k-th generator is seeded with k, for a test that draws the same again."""
-
-    secure = False
-
-    def __init__(self):
-        self.given = 0
-
-    def stream(self):
-        return self
-
-    def generator(self):
-        self.given += 1
-        return np.random.default_rng(self.given)
 
 
 @pytest.mark.parametrize("arguments", [{}, MOVED])

@@ -230,7 +230,7 @@ def begin(copy, model, records=RECORDS, batch_size=12, rounds=ROUNDS):
     model.ledger = Ledger(copy / "ledger", records.num_records)
     try:
         model.checkpoints = Checkpoints(copy / "run")
-        return Training(model, records, batch_size, rounds, STEPS).begin()
+        return Training(model, records, batch_size, rounds, STEPS, verbose=0).begin()
     finally:
         model.ledger.close()
 

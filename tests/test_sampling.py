@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import CLASSES, SHAPE, images_and_labels, some_records
+from conftest import CLASSES, SHAPE, Numbered, images_and_labels, some_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -108,17 +108,6 @@ def test_dataset_yields_fresh_batches_draws_and_noise():
         assert len(np.unique(found)) == found.size, "no place has another's draws, in this batch or the next"
         assert found.size == (np.sum(first.mask) + np.sum(second.mask)) * np.prod(shape, dtype=int)
     assert tuple(spec.shape.as_list() for spec in source.dataset().element_spec.draws) == ([None, 16, 2, 3], [None, 16])
-
-
-class Numbered:
-    """Entropy whose k-th generator is seeded with k, for a test that draws the same again."""
-
-    def __init__(self):
-        self.given = 0
-
-    def generator(self):
-        self.given += 1
-        return np.random.default_rng(self.given)
 
 
 @settings(max_examples=25)

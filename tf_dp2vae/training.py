@@ -39,7 +39,7 @@ class Training:
         batch_size: int,
         rounds: int,
         steps_per_round: int,
-        verbose: str | int = 0,
+        verbose: str | int,
     ):
         """Args: what is trained; on what; expected batch; rounds of the private phase; steps in each; as in Keras."""
         self._model, self._records, self._batch_size = model, records, batch_size
