@@ -72,7 +72,7 @@ def main() -> None:
             records,
             batch_size=flags.batch_size,
             epochs=flags.rounds,
-            steps_per_epoch=flags.steps // flags.rounds,
+            steps_per_epoch=flags.recipe.steps // flags.rounds,
             callbacks=[history],
         )
         training_curves(history.values, run.private / "training.png")

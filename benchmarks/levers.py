@@ -100,6 +100,9 @@ _OF_BOTH = (
     Lever("twice the latent dimensions", "--latent-dim 48", "worse: a prior of four times as many entries"),
     Lever("twice the steps", "--steps 300", "even: more progress, more noise in each step"),
     Lever("batch 2,048", "--batch-size 2048", "even or a little better, at twice the time"),
+    Lever("batch 4,096", "--batch-size 4096", "better: a quarter less noise an example at ε = 1, 60 % less at 10"),
+    Lever("batch 4,096, twice the steps", "--batch-size 4096 --steps 300", "better still at ε = 10, even at 1"),
+    Lever("batch 4,096, four times the steps", "--batch-size 4096 --steps 600", "better still at ε = 10, worse at 1"),
     Lever("4 latent draws", "--draws 4", "better: less variance in each gradient, for time only"),
     Lever("8 copies, shifted by up to 2 pixels", "--draws 8 --shifts 2", "better for digits: more varied gradients"),
 )

@@ -37,13 +37,14 @@ RUNS = Path("runs") / "utility"
 
 # From scratch the decoder needs more steps and a higher rate than after dreams.
 _FROM_SCRATCH = "--steps 300 --learning-rate 2e-3"
+_FROM_DREAMS = "--steps 150"
 # What pre-training does is compared without what comes after it, which would do the same for each, and by one recipe.
-_ALONE = "--refine-share 0 --family surfaces"
+_ALONE = "--refine-share 0 --family surfaces --batch-size 1024"
 METHODS = {
     "dreams": "--pretrain dreams",
-    "dreams-unrefined": f"--pretrain dreams {_ALONE} --moments-share 0.5",
+    "dreams-unrefined": f"--pretrain dreams {_ALONE} {_FROM_DREAMS} --moments-share 0.5",
     "unprotected": f"--pretrain unprotected {_ALONE} {_FROM_SCRATCH}",
-    "public": f"--pretrain public {{public}} {_ALONE}",
+    "public": f"--pretrain public {{public}} {_ALONE} {_FROM_DREAMS}",
     "none": f"--pretrain none {_ALONE} {_FROM_SCRATCH}",
     "statistics": "--pretrain statistics",
     "non-private": "--pretrain not-private --pretrain-epochs 30",

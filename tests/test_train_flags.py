@@ -15,7 +15,7 @@ from tf_dp2vae.accounting import Event
 from tf_dp2vae.commands import parse
 from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.ledger import Ledger
-from tf_dp2vae.recipes import RECIPES, Recipe
+from tf_dp2vae.recipes import RECIPES, Recipe, batch_size_for
 from tf_dp2vae.validation import InvalidInputError
 
 IMAGES, LABELS = images_and_labels(40)
@@ -139,7 +139,9 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--ledger", "n" * 300), "name another path"),
         (("--seed", str(10**30)), "seed"),
         (("--insecure-seed", "1", "--ledger", "shared.jsonl"), "drop --ledger"),
-        (("--steps",), "--steps"),
+        (("--rounds",), "--rounds: expected one argument"),
+        (("--steps",), "--steps: expected one argument"),
+        (("--blocks", "--rounds", "3"), "--blocks: expected one argument"),
         (("stray",), "stray"),
     ],
 )
@@ -285,9 +287,13 @@ def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):
         ("--dataset fashion_mnist", RECIPES["surfaces"]),
         ("--data digits.npz", RECIPES["surfaces"]),
         ("--data digits.npz --family strokes", RECIPES["strokes"]),
-        ("--family surfaces --blocks 2 --schedule cosine", Recipe(2, 1e-3, "cosine")),
-        ("--blocks 0 --learning-rate 0.5", Recipe(0, 0.5, "cosine")),
+        ("--family surfaces --blocks 2 --schedule cosine", Recipe(2, 1e-3, "cosine", 300)),
+        ("--blocks 0 --learning-rate 0.5 --steps 30", Recipe(0, 0.5, "cosine", 30)),
     ],
 )
 def test_family_sets_what_is_not_given(flags, recipe):
     assert parse(TrainFlags, "", flags.split()).recipe == recipe
+
+
+def test_a_batch_that_is_not_asked_for_fits_the_records():
+    assert [batch_size_for(num) for num in (60_000, 8_192, 8_191, 100, 1)] == [4_096, 4_096, 4_095, 50, 1]

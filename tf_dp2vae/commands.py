@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from simple_parsing import ArgumentParser, DashVariant
+from simple_parsing.helpers.custom_actions import BooleanOptionalAction
 
 from tf_dp2vae.validation import InvalidInputError
 
@@ -17,6 +18,13 @@ USAGE_ERROR = 2
 
 
 class _OneLineParser(ArgumentParser):
+    def _preprocessing(self, *args: Any, **kwargs: Any) -> None:
+        """The library's own, which makes the flags. It takes one that may be None for one whose value may be left out."""
+        super()._preprocessing(*args, **kwargs)
+        for action in self._actions:
+            if action.nargs == "?" and not isinstance(action, BooleanOptionalAction):
+                action.nargs = None
+
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {' '.join(message.split())} (--help lists all flags)", file=sys.stderr)
         sys.exit(USAGE_ERROR)

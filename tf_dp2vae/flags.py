@@ -54,11 +54,13 @@ class TrainFlags:
       refine_share: part of the budget for mean features, which samples are matched to and judged by; 0 for no refinement.
       refine_steps: ordinary steps of the matching, 240 samples each; 0 for none.
       candidates: samples that the released judge chooses one from; 1 for no judge.
-      batch_size: expected records in a Poisson batch; expected persons with --unit.
-      steps: private steps in all; a multiple of --rounds.
+      batch_size: expected records in a Poisson batch; expected persons with --unit. By default 4096, or half of all where
+        they are fewer than 8192.
+      steps: private steps in all, a multiple of --rounds; by default 150 for strokes, 300 for surfaces.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
-      family: what images show - strokes (digits, letters) or surfaces (clothes, photographs); sets --blocks, --learning-rate
-        and --schedule where they are not given; by-name is strokes for data sets known to be such, as mnist, else surfaces.
+      family: what images show - strokes (digits, letters) or surfaces (clothes, photographs); sets --blocks, --steps,
+        --learning-rate and --schedule where they are not given; by-name is strokes for data sets known to be such, as
+        mnist, else surfaces.
       learning_rate: of the private phase's Adam, at its start; by default 2e-3 for strokes, 1e-3 for surfaces.
       schedule: of that rate - cosine (falls to 0 along a half cosine) or constant; by-family is cosine for strokes.
       ema: momentum of the weight average that is released, from 0 (none) to below 1.
@@ -104,8 +106,8 @@ class TrainFlags:
     refine_share: float = Refinement.share
     refine_steps: int = Refinement.steps
     candidates: int = Refinement.candidates
-    batch_size: int = 1024
-    steps: int = 150
+    batch_size: int | None = None
+    steps: int | None = None
     rounds: int = 3
     family: Literal["by-name", FamilyName] = "by-name"
     learning_rate: float | None = None
@@ -145,13 +147,14 @@ class TrainFlags:
         check_whole(minimum=0, maximum=_DEEPEST, blocks=recipe.blocks)
         check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)
+        if self.batch_size is not None:
+            check_whole(maximum=_LONGEST, batch_size=self.batch_size)
         if self.physical_batch_size is not None:
             check_whole(maximum=_MOST_AT_ONCE, physical_batch_size=self.physical_batch_size)
         check_whole(
             maximum=_LONGEST,
             max_per_unit=self.max_per_unit,
-            batch_size=self.batch_size,
-            steps=self.steps,
+            steps=recipe.steps,
             rounds=self.rounds,
             pretrain_steps=self.pretrain_steps,
             pretrain_epochs=self.pretrain_epochs,
@@ -187,9 +190,9 @@ class TrainFlags:
             0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."
         )
         check(
-            self.steps % self.rounds == 0,
-            f"steps={self.steps} is no multiple of rounds={self.rounds}: "
-            f"try {max(self.steps // self.rounds, 1) * self.rounds}.",
+            recipe.steps % self.rounds == 0,
+            f"steps={recipe.steps} is no multiple of rounds={self.rounds}: "
+            f"try {max(recipe.steps // self.rounds, 1) * self.rounds}.",
         )
         check(
             self.ledger is None or self.pretrain not in ("unprotected", "not-private"),
@@ -222,7 +225,7 @@ class TrainFlags:
         named: FamilyName = "surfaces" if self.data else family_of(self.dataset)
         recipe = RECIPES[named if self.family == "by-name" else self.family]
         schedule = None if self.schedule == "by-family" else self.schedule
-        return recipe.changed(blocks=self.blocks, learning_rate=self.learning_rate, schedule=schedule)
+        return recipe.changed(blocks=self.blocks, learning_rate=self.learning_rate, schedule=schedule, steps=self.steps)
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""

@@ -94,7 +94,7 @@ def make_optimizer(flags: TrainFlags) -> DPAdam:
     """The private phase's Adam."""
     rate = flags.recipe.learning_rate
     if flags.recipe.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, flags.steps)
+        rate = keras.optimizers.schedules.CosineDecay(rate, flags.recipe.steps)
     return DPAdam(learning_rate=rate, use_ema=flags.ema > 0, ema_momentum=flags.ema)
 
 

@@ -36,6 +36,7 @@ from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
 from tf_dp2vae.progress import EpsilonSpent
 from tf_dp2vae.randomness import Entropy, SystemEntropy
+from tf_dp2vae.recipes import batch_size_for
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.refusals import (
@@ -286,7 +287,7 @@ class DP2VAE(VAE):
         self,
         x: Any = None,
         y: Any = None,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
         callbacks: keras.callbacks.Callback | list[keras.callbacks.Callback] | None = None,
@@ -299,7 +300,8 @@ class DP2VAE(VAE):
         Args:
           x: [N, height, width(, channels)] arrays, uint8 or float in [0, 1]; or `Records`.
           y: [N] whole numbers in 0 … num_classes − 1, for a model with labels.
-          batch_size: *expected* size of a Poisson batch, q·N, in records, or in persons where those are the unit.
+          batch_size: *expected* size of a Poisson batch, q·N, in records, or in persons where those are the unit; by default
+            4,096, or half of all where they are fewer than 8,192.
           epochs: rounds of the private phase; sleep, where there is any, follows each but the last.
           verbose: as in Keras.
           callbacks: of the private phase. Those that stop, save or change rates by private metrics are refused.
@@ -320,6 +322,7 @@ class DP2VAE(VAE):
         check_ready(self)
         records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
         self.pretraining.check_records(records)
+        batch_size = batch_size_for(records.num_units) if batch_size is None else batch_size
         check_sizes(records, batch_size, epochs)
         if steps_per_epoch is None:
             steps_per_epoch = max(1, round(records.num_units / batch_size))
