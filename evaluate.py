@@ -22,7 +22,7 @@ from tf_dp2vae.evaluation.cache import Cache
 from tf_dp2vae.evaluation.classifiers import usefulness
 from tf_dp2vae.evaluation.fidelity import fidelity
 from tf_dp2vae.evaluation.inception import InceptionFeatures, find_weights
-from tf_dp2vae.evaluation.membership import membership
+from tf_dp2vae.evaluation.membership import impossible, membership
 from tf_dp2vae.evaluation.neighbours import neighbours
 from tf_dp2vae.evaluation.real import Labelled, RealImages, real_images
 from tf_dp2vae.evaluation.release import Release, read_release
@@ -82,8 +82,8 @@ def _usefulness(
 
 
 def _membership(synthetic: Labelled, real: RealImages, flags: EvaluateFlags) -> Part:
-    if real.without_test:
-        return missing("Membership inference", real.without_test)
+    if why := impossible(real):
+        return missing("Membership inference", why)
     return membership(synthetic, real, flags.seed)
 
 

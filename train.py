@@ -39,6 +39,7 @@ def main() -> None:
     flags = parse_training(__doc__)
     dataset = load_dataset(flags)
     records = dataset.train
+    flags = flags.resolved(records.num_units)
     pretraining, prior = make_pretraining(flags, records), make_prior(flags)
     augmentation = make_augmentation(flags, records)
     run = run_folder(flags, dataset.name)

@@ -52,6 +52,7 @@ BAD_ARRAYS = {
     "wrong keys": ({"images": IMAGES}, "x_train.*images"),
     "no arrays": ({}, "x_train"),
     "x_test without y_test": ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "x_test and y_test"),
+    "y_test alone": ({"x_train": IMAGES, "y_test": LABELS}, "x_test and y_test"),
     "y_test without x_test": ({"x_train": IMAGES, "y_train": LABELS, "y_test": LABELS}, "x_test and y_test"),
     "wrong dtype": ({"x_train": IMAGES.astype(np.int32)}, "int32"),
     "text": ({"x_train": np.array(["a", "b"])}, "dtype"),

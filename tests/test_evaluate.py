@@ -241,13 +241,33 @@ def test_data_that_do_not_fit_the_release(root, monkeypatch, capsys):
     images, labels = images_and_labels(20)
     np.savez(root / "small.npz", x_train=images[:, :4, :4], y_train=labels)
     np.savez(root / "unlabelled.npz", x_train=images)
+    np.savez(root / "two.npz", x_train=images, y_train=labels % 2)
     refused(root, monkeypatch, capsys, "4×4×1", "--data", root / "small.npz")
     refused(root, monkeypatch, capsys, "no labels", "--data", root / "unlabelled.npz")
+    refused(root, monkeypatch, capsys, "label set of 2", "--data", root / "two.npz", "--num-classes", "2")
+    refused(root, monkeypatch, capsys, "label set of 4", "--data", root / "data.npz", "--num-classes", "4")
+    refused(root, monkeypatch, capsys, "give one of them", "--data", root / "data.npz", "--dataset", "mnist")
     refused(root, monkeypatch, capsys, "parts='speed'", "--parts", "speed")
     refused(root, monkeypatch, capsys, "samples=5", "--samples", "5")
     monkeypatch.setattr(evaluate, "InceptionFeatures", InceptionFeatures)
     monkeypatch.setattr(evaluate, "find_weights", lambda named: named)
     refused(root, monkeypatch, capsys, "nowhere.npz do not exist", "--inception-weights", "nowhere.npz")
+
+
+def test_release_alone_is_not_compared_with_data_that_nobody_named(root, monkeypatch, capsys):
+    shutil.rmtree(root / "runs" / "run" / "private")
+    refused(root, monkeypatch, capsys, "--dataset or --data")
+
+
+def test_few_test_images_cost_one_part_of_the_report_and_not_the_others(root, monkeypatch):
+    images, labels = images_and_labels(130)
+    few = {"x_train": images[:120], "y_train": labels[:120], "x_test": images[120:], "y_test": labels[120:]}
+    np.savez(root / "few.npz", **few)
+    run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "membership,neighbours", "--data", root / "few.npz")
+    folder = root / "runs" / "run" / "private" / "evaluation"
+    report = json.loads((folder / "report.json").read_text())
+    assert "membership" not in report and report["neighbours"]["records"] == 10
+    assert "6 records against 6 others are too few" in (folder / "report.md").read_text()
 
 
 def test_interrupted_evaluation_keeps_the_report_before_it(root, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bernoulli
 
-from tf_dp2vae.evaluation.membership import membership, reconstruction_losses
+from tf_dp2vae.evaluation.membership import impossible, membership, reconstruction_losses
 from tf_dp2vae.evaluation.neighbours import nearest, neighbours
 from tf_dp2vae.evaluation.real import RealImages
 from tf_dp2vae.validation import InvalidInputError
@@ -65,8 +65,10 @@ def test_control_shows_a_shift_between_the_sets_that_no_release_explains():
 
 
 def test_membership_needs_some_records():
-    with pytest.raises(InvalidInputError, match="at least 20"):
-        membership(leaking(0.0), real(25), 0)
+    assert "9 others" in impossible(real(15))
+    with pytest.raises(InvalidInputError, match="needs 20"):
+        membership(leaking(0.0), real(31), 0)
+    assert not impossible(real(32)) and membership(leaking(0.0), real(32), 0).values["membership"]["records"] == 10
 
 
 def test_copies_are_nearer_to_records_than_to_others():

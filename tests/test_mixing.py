@@ -6,7 +6,7 @@ import tensorflow as tf
 from conftest import SHAPE, tiny_model
 from keras import layers
 
-from tf_dp2vae.mixing import mixing_layers, refuse_mixing
+from tf_dp2vae.mixing import mixing_layers, refuse_mixing, refuse_mixing_once_trained
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.validation import InvalidInputError
 
@@ -81,6 +81,54 @@ class SumOfWhole(layers.Layer):
         return tf.cast(inputs + tf.reduce_sum(inputs, axis=0), tf.float32)
 
 
+class LargestSeen(layers.Layer):
+    """Divides by the largest number that it has seen, where that is more than some."""
+
+    def build(self, shape):
+        self.largest = self.add_weight(shape=(), initializer=keras.initializers.Constant(1e6), trainable=False)
+
+    def call(self, inputs):
+        largest, seen = self.largest.value, tf.reduce_max(inputs)
+        self.largest.assign(tf.cond(seen > largest, lambda: tf.identity(seen), lambda: tf.identity(largest)))
+        return inputs / self.largest
+
+
+class HiddenMean(layers.Layer):
+    """Keeps a mean in a variable that Keras does not know of."""
+
+    def build(self, shape):
+        self.mean = tf.Variable(tf.zeros(shape[1:]), trainable=False)
+
+    def call(self, inputs):
+        self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(inputs, axis=0))
+        return inputs
+
+
+class SameMask(layers.Layer):
+    """Leaves out the same places in each call, by a seed under which the first four stay."""
+
+    def call(self, inputs):
+        kept = tf.random.stateless_uniform([tf.shape(inputs)[0], 1], [7, 0]) > -1.0
+        return tf.where(kept, inputs, 0.0)
+
+
+class OutOfTensorFlow(layers.Layer):
+    """Could do anything."""
+
+    def call(self, inputs):
+        return tf.ensure_shape(tf.numpy_function(lambda array: array, [inputs], tf.float32), inputs.shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class ClippedTogether(layers.Layer):
+    """Bounds the norm of the whole batch, which examples of ordinary size do not reach."""
+
+    def call(self, inputs):
+        return tf.clip_by_norm(inputs, 50.0)
+
+
 def network(*stack, shape=(5,)):
     tensor = inputs = keras.Input(shape)
     for layer in stack:
@@ -103,6 +151,45 @@ def test_layer_that_treats_examples_by_their_place_is_found(layer):
 def test_layer_that_keeps_what_it_sees_is_found():
     (found,) = mixing_layers(network(layers.Dense(3), RunningMean(name="culprit")))
     assert found == "culprit (RunningMean keeps what it sees)"
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        (LargestSeen, "keeps what it sees: AssignVariableOp"),
+        (HiddenMean, "keeps what it sees: AssignVariableOp"),
+        (OutOfTensorFlow, "keeps what it sees: PyFunc"),
+        (SameMask, "treats examples by their place: StatelessRandom"),
+    ],
+)
+def test_what_random_examples_do_not_show_is_read_in_the_graph(kind, words):
+    with pytest.raises(InvalidInputError) as refusal:
+        refuse_mixing([network(layers.Dense(3), kind(name="culprit"), layers.Dense(2))])
+    assert f"culprit ({kind.__name__} {words}" in str(refusal.value) and "dense" not in str(refusal.value)
+
+
+def test_mixing_of_large_examples_alone_is_found():
+    with pytest.raises(InvalidInputError, match="mixes examples"):
+        refuse_mixing([network(ClippedTogether())])
+
+
+def test_networks_are_looked_at_again_with_the_weights_that_they_have_by_now():
+    model = network(layers.Dense(3), CentredOnceTrained(name="culprit"))
+    refuse_mixing_once_trained([model])
+    model.get_layer("culprit").gain.assign(1.0)
+    with pytest.raises(InvalidInputError, match="mixes examples"):
+        refuse_mixing_once_trained([model])
+
+
+def test_loops_lookups_and_assertions_are_no_state():
+    class Checked(layers.Layer):
+        def call(self, inputs):
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(inputs < 1e9), [inputs])]):
+                return tf.identity(inputs)
+
+    refuse_mixing([network(Checked(), layers.Reshape((5, 1)), layers.LSTM(3))])
+    tokens = keras.Input((3,), dtype="int32")
+    refuse_mixing([keras.Model(tokens, layers.Embedding(4, 2)(tokens))])
 
 
 def test_mixing_along_whole_numbers_is_found_in_the_whole():

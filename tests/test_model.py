@@ -134,13 +134,21 @@ def test_validation_data_and_passive_callbacks_are_welcome(tmp_path):
         lambda callback: [keras.callbacks.History(), callback],
         lambda callback: keras.callbacks.CallbackList([callback]),
         lambda callback: [keras.callbacks.CallbackList([keras.callbacks.CallbackList([callback])])],
+        lambda callback: {"first": keras.callbacks.History(), "second": [{"inner": callback}]},
     ],
-    ids=["alone", "in a list", "in Keras's list", "in lists of lists"],
+    ids=["alone", "in a list", "in Keras's list", "in lists of lists", "in tables"],
 )
 def test_callbacks_that_decide_by_private_metrics_are_refused(callback, given):
     model = tiny_model()
     with pytest.raises(InvalidInputError, match=f"{type(callback).__name__}.*private metric"):
         fit(model, callbacks=given(callback))
+    assert model.ledger.events == ()
+
+
+def test_what_is_no_callback_is_refused():
+    model = tiny_model()
+    with pytest.raises(InvalidInputError, match="holds a function"):
+        fit(model, callbacks=[lambda: None])
     assert model.ledger.events == ()
 
 

@@ -1,6 +1,7 @@
 """Every bad flag and bad file of train.py: one clear line, exit code 2, nothing half-written."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -132,6 +133,8 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--unit", "patient"), "no array patient"),
         (("--max-per-unit", "3"), "without --unit"),
         (("--unit", "patient", "--ledger", "ledger"), "drop --ledger"),
+        (("--dataset", "kmnist"), "give one of them"),
+        (("--pretrain", "public", "--public-data", "a.npz", "--public-dataset", "b"), "give one of them"),
         (("--shifts", "8"), "choose less than 8"),
         (("--name", "a/b"), "'a/b'"),
         (("--name", ".."), "'..'"),
@@ -147,6 +150,16 @@ def test_bad_value_of_a_flag(refused, flag, value):
 )
 def test_flags_that_do_not_fit_together(refused, flags, words):
     assert words in refused(*flags)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--unit patient --max-per-unit 2", "--num-classes 3", "--invalid-records null", "--unit a --num-classes 3"],
+)
+def test_what_is_said_of_a_files_records_needs_the_file(flags):
+    with pytest.raises(InvalidInputError, match="--data") as refusal:
+        parse(TrainFlags, "", flags.split())
+    assert all(flag in str(refusal.value) for flag in flags.split() if flag in ("--unit", "--num-classes"))
 
 
 @pytest.mark.parametrize(
@@ -284,6 +297,8 @@ def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):
     [
         ("", RECIPES["strokes"]),
         ("--dataset emnist/letters", RECIPES["strokes"]),
+        ("--dataset mnist:3.0.1", RECIPES["strokes"]),
+        ("--dataset huggingface:mnist/a:1.*.*", RECIPES["strokes"]),
         ("--dataset fashion_mnist", RECIPES["surfaces"]),
         ("--data digits.npz", RECIPES["surfaces"]),
         ("--data digits.npz --family strokes", RECIPES["strokes"]),
@@ -293,6 +308,37 @@ def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):
 )
 def test_family_sets_what_is_not_given(flags, recipe):
     assert parse(TrainFlags, "", flags.split()).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    "family, given, batch, steps",
+    [
+        ("strokes", [], 20, 150),
+        ("surfaces", [], 20, 300),
+        ("strokes", ["--batch-size", "7", "--steps", "6"], 7, 6),
+    ],
+)
+def test_what_is_left_open_is_filled_in_and_written_down(folder, monkeypatch, family, given, batch, steps):
+    """What `fit` and the optimizer get, and config.json, from which a killed run goes on under any later defaults."""
+    asked, config = {}, {}
+
+    def fit(model, records, batch_size, epochs, steps_per_epoch, callbacks):
+        asked.update(
+            batch_size=batch_size, steps=epochs * steps_per_epoch, rate=model.optimizer.get_config()["learning_rate"]
+        )
+        config.update(json.loads((folder / "runs" / "run" / "private" / "config.json").read_text()))
+        raise InvalidInputError("seen enough")
+
+    monkeypatch.setattr(train.DP2VAE, "fit", fit)
+    flags = ["--data", str(folder / "data.npz"), "--num-classes", "3", "--runs", str(folder / "runs"), "--name", "run"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags, "--family", family, *given])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert (asked["batch_size"], asked["steps"]) == (batch, steps)
+    if family == "strokes":
+        assert asked["rate"]["config"]["decay_steps"] == steps
+    filled_in = {**vars(RECIPES[family]), "steps": steps, "batch_size": batch}
+    assert {name: config[name] for name in filled_in} == filled_in
 
 
 def test_a_batch_that_is_not_asked_for_fits_the_records():

@@ -145,11 +145,11 @@ def test_noise_covers_the_worst_person(most):
     assert noised.sum_noise == pytest.approx(2.0 * moved * bound / weights[1], rel=1e-4)
 
 
-def trained_on_persons(most, num=60, persons=20):
+def trained_on_persons(most, num=60, persons=20, batch_size: int | None = 5):
     images, labels = images_and_labels(num)
     records = bound_per_unit(Records(images, labels, CLASSES), np.arange(num) % persons, "person", most)
     model = tiny_model()
-    model.fit(records, batch_size=5, epochs=1, steps_per_epoch=2, verbose=0)
+    model.fit(records, batch_size=batch_size, epochs=1, steps_per_epoch=2, verbose=0)
     return model
 
 
@@ -167,6 +167,10 @@ def test_training_samples_persons_and_sizes_noise_and_mean_for_them(tmp_path):
     assert "any one person" in words and "at most 3 were used" in words and "several records of one person" not in words
     again = type(model).from_config(model.get_config())
     assert again.privacy_statement().to_json() == entry
+
+
+def test_batch_that_nobody_asks_for_is_half_of_the_persons():
+    assert trained_on_persons(3, batch_size=None).plan.sampling_rate == 1 / 2
 
 
 @pytest.mark.parametrize("refined", [False, True])
@@ -213,6 +217,30 @@ def test_without_persons_the_statement_says_so(trained):
     words = str(model.privacy_statement())
     assert "one record (an image and its label), not one person" in words
     assert "several records of one person" in words
+
+
+def test_a_ledger_of_persons_takes_no_records_and_other_persons(tmp_path):
+    """A statement about persons would count what was charged for records as if it had been noised for persons."""
+    images, labels = images_and_labels(60)
+    records = Records(images, labels, CLASSES)
+
+    def fit(data):
+        ledger = Ledger(tmp_path / "ledger.jsonl")
+        try:
+            tiny_model(ledger=ledger).fit(data, batch_size=5, epochs=1, steps_per_epoch=1, verbose=0)
+        finally:
+            ledger.close()
+
+    fit(bound_per_unit(records, np.arange(60) % 20, "person", 3))
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    for other in (
+        records,
+        bound_per_unit(records, np.arange(60) % 20, "person", 2),
+        bound_per_unit(records, np.arange(60) % 30, "person", 3),
+    ):
+        with pytest.raises(InvalidInputError, match="another unit"):
+            fit(other)
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
 
 
 def test_persons_and_a_shared_ledger_do_not_mix(tmp_path):

@@ -49,6 +49,12 @@ def _one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def _program() -> str:
+    """The command's name: a file's, or that of the package behind `python -m`."""
+    file = Path(sys.argv[0])
+    return file.name if file.name != "__main__.py" else ".".join(file.parts[-3:-1])
+
+
 def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
     """Turns refusals into one line on standard error and exit code 2; other exceptions keep their traceback."""
 
@@ -57,7 +63,7 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
         try:
             return main()
         except InvalidInputError as error:
-            print(f"{Path(sys.argv[0]).name}: {_one_line(str(error))}", file=sys.stderr)
+            print(f"{_program()}: {_one_line(str(error))}", file=sys.stderr)
             sys.exit(USAGE_ERROR)
 
     return wrapped

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import pickle
+import re
 import zipfile
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -44,6 +45,12 @@ def load(name: str) -> Dataset:
       InvalidInputError: one line that says why it cannot be had.
     """
     return _mnist() if name == "mnist" else _from_tfds(name)
+
+
+def base_name(name: str) -> str:
+    """A data set's name without its version, its configuration, and where it is fetched from."""
+    unversioned = re.sub(r":[\d.*]+$", "", name)
+    return unversioned.partition("/")[0].rpartition(":")[2]
 
 
 def load_npz(
@@ -100,7 +107,7 @@ def _from_npz(file: Path, num_classes: int, invalid: Invalid) -> tuple[Dataset, 
     arrays = _read_npz(file)
     check("x_train" in arrays, f"{file} has no array x_train (it has: {', '.join(sorted(arrays)) or 'nothing'}).")
     check(
-        ("x_test" in arrays) == ("y_test" in arrays) or "y_train" not in arrays,
+        ("x_test" in arrays) == ("y_test" in arrays) or not {"y_train", "y_test"} & arrays.keys(),
         f"{file} has one of x_test and y_test without the other: give both, or neither.",
     )
     train = checked_records(arrays["x_train"], arrays.get("y_train"), num_classes, what="x_train", invalid=invalid)

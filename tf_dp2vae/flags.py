@@ -8,19 +8,19 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from simple_parsing.helpers.fields import field as flag
 
 from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.datasets import base_name
 from tf_dp2vae.evaluation.real import ReferenceName
 from tf_dp2vae.gradients import EngineName
 from tf_dp2vae.pretraining import Dreams, Unprotected
 from tf_dp2vae.priors import GaussianPrior
-from tf_dp2vae.recipes import RECIPES, FamilyName, Recipe, ScheduleName, family_of
+from tf_dp2vae.recipes import RECIPES, FamilyName, Recipe, ScheduleName, batch_size_for, family_of
 from tf_dp2vae.records import Invalid
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_whole
@@ -137,6 +137,12 @@ class TrainFlags:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_values()
+        self._check_records()
+        self._check_together()
+
+    def _check_values(self) -> None:
+        """Each flag by itself."""
         check_choice(get_args(PretrainName), pretrain=self.pretrain)
         check_choice(("gaussian", "normal"), prior=self.prior)
         check_choice(get_args(Invalid), invalid_records=self.invalid_records)
@@ -159,49 +165,50 @@ class TrainFlags:
             pretrain_steps=self.pretrain_steps,
             pretrain_epochs=self.pretrain_epochs,
         )
-        check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps)
+        check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps, refine_steps=self.refine_steps)
         check_whole(minimum=0, maximum=_WIDEST, shifts=self.shifts)
-        _check_seed(self.seed)
         check_whole(minimum=0, maximum=_MOST_AT_ONCE, audit_canaries=self.audit_canaries)
-        check(
-            0 <= self.checkpoint_seconds < math.inf,
-            f"checkpoint_seconds={self.checkpoint_seconds!r} must be a finite number of at least 0.",
-        )
-        if self.trials is not None:
-            check_whole(maximum=_LONGEST, trials=self.trials)
-            check(self.ledger is None, "--trials and --ledger exclude each other: a shared ledger counts every trial.")
+        check_whole(maximum=_WIDEST, candidates=self.candidates)
+        _check_seed(self.seed)
         if self.insecure_seed is not None:
             check_whole(minimum=0, insecure_seed=self.insecure_seed)
-            check(self.ledger is None, "--insecure-seed would void every statement of a shared ledger: drop --ledger.")
-        check(self.unit is None or self.data is not None, "--unit names an array of --data: give --data too.")
-        check(self.unit is None or self.ledger is None, "a shared ledger counts records, not persons: drop --ledger.")
-        check(
-            self.unit is not None or self.max_per_unit == 1,
-            f"max_per_unit={self.max_per_unit} bounds nothing without --unit, the array that tells persons apart.",
-        )
+        if self.trials is not None:
+            check_whole(maximum=_LONGEST, trials=self.trials)
         check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
         check_between(0, 1, prior_share=self.prior_share)
         check(0 <= self.refine_share < 1, f"refine_share={self.refine_share!r} must lie in [0, 1): 0 is no refinement.")
-        check_whole(minimum=0, maximum=_LONGEST, refine_steps=self.refine_steps)
-        check_whole(maximum=_WIDEST, candidates=self.candidates)
         check_positive(prior_clip=self.prior_clip)
         check_positive(learning_rate=recipe.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
         check(
             0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."
         )
         check(
-            recipe.steps % self.rounds == 0,
-            f"steps={recipe.steps} is no multiple of rounds={self.rounds}: "
-            f"try {max(recipe.steps // self.rounds, 1) * self.rounds}.",
+            0 <= self.checkpoint_seconds < math.inf,
+            f"checkpoint_seconds={self.checkpoint_seconds!r} must be a finite number of at least 0.",
         )
+
+    def _check_records(self) -> None:
+        """Flags that say what the records are, and which other data are read."""
+        default = {one.name: one.default for one in fields(self)}
+        if self.data is None:
+            of_file = [
+                name for name in ("unit", "num_classes", "invalid_records") if getattr(self, name) != default[name]
+            ]
+            check(not of_file, f"--{', --'.join(of_file).replace('_', '-')}: of a file's records, so give --data too.")
+        else:
+            check(
+                self.dataset == default["dataset"],
+                f"--dataset {self.dataset} and --data {self.data}: give one of them.",
+            )
+        check(self.unit is None or self.ledger is None, "a shared ledger counts records, not persons: drop --ledger.")
         check(
-            self.ledger is None or self.pretrain not in ("unprotected", "not-private"),
-            f"--pretrain {self.pretrain} asks more of the records than a ledger holds, so a shared one would bound nothing: "
-            "leave out --ledger.",
+            self.unit is not None or self.max_per_unit == 1,
+            f"max_per_unit={self.max_per_unit} bounds nothing without --unit, the array that tells persons apart.",
         )
-        named = self.public_dataset is not None or self.public_data is not None
+        named = [name for name in ("public_dataset", "public_data") if getattr(self, name) is not None]
+        check(len(named) < 2, "--public-dataset and --public-data: give one of them.")
         check(
-            named == (self.pretrain == "public"),
+            bool(named) == (self.pretrain == "public"),
             "--pretrain public and one of --public-dataset and --public-data go together: "
             + ("drop the public data, or say --pretrain public." if named else "name the public data."),
         )
@@ -211,13 +218,32 @@ class TrainFlags:
             "without noise: name another data set.",
         )
 
+    def _check_together(self) -> None:
+        """Flags that exclude or need each other."""
+        recipe = self.recipe
+        check(
+            recipe.steps % self.rounds == 0,
+            f"steps={recipe.steps} is no multiple of rounds={self.rounds}: "
+            f"try {max(recipe.steps // self.rounds, 1) * self.rounds}.",
+        )
+        if self.ledger is not None:
+            check(self.trials is None, "--trials and --ledger exclude each other: a shared ledger counts every trial.")
+            check(
+                self.insecure_seed is None,
+                "--insecure-seed would void every statement of a shared ledger: drop --ledger.",
+            )
+            check(
+                self.pretrain not in ("unprotected", "not-private"),
+                f"--pretrain {self.pretrain} asks more of the records than a ledger holds, so a shared one would bound "
+                "nothing: leave out --ledger.",
+            )
+
     @staticmethod
     def _source(dataset: str | None, data: Path | None) -> str:
         """Where data come from; equal for two names of one file, and for all versions and variants of one data set."""
         if data is not None:
             return os.path.realpath(data)
-        name = re.sub(r":[\d.*]+$", "", dataset or "").partition("/")[0]
-        return f"data set {name.rpartition(':')[2]}"
+        return f"data set {base_name(dataset or '')}"
 
     @property
     def recipe(self) -> Recipe:
@@ -226,6 +252,11 @@ class TrainFlags:
         recipe = RECIPES[named if self.family == "by-name" else self.family]
         schedule = None if self.schedule == "by-family" else self.schedule
         return recipe.changed(blocks=self.blocks, learning_rate=self.learning_rate, schedule=schedule, steps=self.steps)
+
+    def resolved(self, num_units: int) -> TrainFlags:
+        """These flags with all that a default leaves open filled in, for so many records (or persons)."""
+        recipe, batch_size = self.recipe, self.batch_size
+        return replace(self, **vars(recipe), batch_size=batch_size_for(num_units) if batch_size is None else batch_size)
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""
@@ -276,6 +307,7 @@ class EvaluateFlags:
         for part in self.parts.split(","):
             check_choice(EVALUATION_PARTS, parts=part)
         check_choice(get_args(ReferenceName), fid_against=self.fid_against)
+        _check_one_source(self.dataset, self.data)
         check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=_LONGEST, epochs=self.epochs)
         check_whole(_FEWEST_SAMPLES, maximum=_LONGEST, samples=self.samples, fid_samples=self.fid_samples)
@@ -303,9 +335,14 @@ class AuditFlags:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_one_source(self.dataset, self.data)
         check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
         check_whole(_FEWEST_SAMPLES, maximum=_LONGEST, samples=self.samples)
         _check_seed(self.seed)
+
+
+def _check_one_source(dataset: str | None, data: Path | None) -> None:
+    check(dataset is None or data is None, f"--dataset {dataset} and --data {data}: give one of them.")
 
 
 def _check_seed(seed: int) -> None:

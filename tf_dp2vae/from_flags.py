@@ -30,7 +30,7 @@ def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
         return way(**common, statistics_share=flags.statistics_share, moments_share=flags.moments_share)
     if flags.pretrain == "public":
         if flags.public_data is not None:
-            public = datasets.load_npz(flags.public_data, max(records.num_classes, 1))
+            public = datasets.load_npz(flags.public_data, records.num_classes or flags.num_classes)
         else:
             assert flags.public_dataset is not None
             public = datasets.load(flags.public_dataset)

@@ -25,6 +25,8 @@ from tf_dp2vae.validation import InvalidInputError, check, check_path
 
 VERSION = 3
 _HEADER, _ANSWER, _HASH, _RUN, _GUARANTEED = "ledger", "answer", "hash", "run", "guaranteed"
+_ADD_OR_REMOVE = "add-or-remove of one "
+"""How the adjacency of records and that of persons begin: null records stand for what is removed."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Ledger:
         """
         self.shared, self.run = shared, ""
         self.num_records: int | None = None
+        self.adjacency = ADJACENCY
         self._guaranteed: bool | None = None
         self.charges: list[Charge] = []
         self.answers: dict[str, str] = {}
@@ -131,9 +134,10 @@ class Ledger:
         if found != self._next_hash(entry) or line != _line({**entry, _HASH: found}):
             raise ValueError(f"line {number} does not follow from the lines before it")
         if number == 1:
-            if entry[_HEADER] != VERSION or entry["adjacency"] != ADJACENCY:
+            if entry[_HEADER] != VERSION or not entry["adjacency"].startswith(_ADD_OR_REMOVE):
                 raise ValueError(f"version {entry[_HEADER]!r} or adjacency {entry['adjacency']!r} is another")
-            self.num_records, self._guaranteed = entry["num_records"], entry[_GUARANTEED]
+            self.num_records, self.adjacency = entry["num_records"], entry["adjacency"]
+            self._guaranteed = entry[_GUARANTEED]
         self._remember(entry, found)
 
     def _remember(self, entry: dict[str, Any], hash_: str) -> None:
@@ -146,12 +150,19 @@ class Ledger:
     def _next_hash(self, entry: dict[str, Any]) -> str:
         return sha256((self._hashes[-1] if self._hashes else "").encode() + json.dumps(entry).encode())
 
-    def bind(self, num_records: int | None) -> None:
-        """Says how many records the data set has, N.
+    def bind(self, num_records: int | None, adjacency: str | None = None) -> None:
+        """Says how many records the data set has, N, and what events are about (`Unit.in_full`).
 
         Raises:
-          InvalidInputError: the ledger belongs to another N.
+          InvalidInputError: the ledger belongs to another N, or what is charged on it is about another unit.
         """
+        adjacency = adjacency or self.adjacency
+        check(
+            not self._hashes or adjacency == self.adjacency,
+            f"the ledger holds what was asked about another unit ({self.adjacency}), not {adjacency}: give this run a "
+            "ledger of its own.",
+        )
+        self.adjacency = adjacency
         check(
             None in (num_records, self.num_records) or num_records == self.num_records,
             f"the ledger belongs to a data set of {self.num_records} records, not {num_records}: one ledger a data set.",
@@ -188,7 +199,7 @@ class Ledger:
         """Writes the header, unless it is there. It holds random digits, so that no two ledgers share a chain."""
         if not self._hashes:
             known = {
-                "adjacency": ADJACENCY,
+                "adjacency": self.adjacency,
                 "num_records": self.num_records,
                 _GUARANTEED: self._guaranteed is not False,
             }

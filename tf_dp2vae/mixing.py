@@ -2,7 +2,7 @@
 
 A clip bounds one record's influence only if example i's gradient depends on example i alone, and if that gradient is all
 that a record leaves behind. Three kinds of layers break this, and any layer can be one, so each operation of a network is
-run on random inputs and looked at:
+run on random inputs and looked at, small and large ones, and again as it is when private steps begin:
 
   *mixes examples* (BatchNormalization): with one example moved, another example's output moves.
   *treats examples by their place* (Dropout, GaussianNoise): with the examples in another order, outputs are not in that
@@ -10,11 +10,14 @@ run on random inputs and looked at:
      those of all after it, on to others.
   *keeps what it sees* (running statistics): a weight that no gradient trains is changed by the forward pass, un-noised.
 
-What only the whole network shows, such as a path through whole numbers, is looked for in the whole.
+What only the whole network shows, such as a path through whole numbers, is looked for in the whole. Its graph is read, too:
+no operation in it may write to a variable, draw a random number or leave TensorFlow, on whatever branch. Reading proves
+that of the graph; that examples are kept apart is a test and no proof.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,13 +26,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
+from tensorflow.python.framework import op_def_registry
 
 from tf_dp2vae.taps import functional
 from tf_dp2vae.validation import check
 
 _EXAMPLES = 4
-_CLOSE = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
-"""Rows of another order may be rounded otherwise; another mask or another mean is no rounding."""
+_LARGE = 100.0
+"""What is harmless to examples of ordinary size, as a clip of a whole batch, need not be so to large ones."""
+_RANDOM = re.compile("Random|Multinomial|^Stateless(Truncated|Parameterized|Shuffle|Sample)")
+_HARMLESS = re.compile(
+    "^(ReadVariableOp|VarHandleOp|ResourceGather|Placeholder|Assert|TensorArray|If|While|Case|(Stateful)?PartitionedCall)"
+)
+"""Operations that TensorFlow takes for stateful and that leave no state behind; functions' bodies are read by themselves."""
+_CLOSE = 1e-4, 1e-5
+"""Of an entry, and of the largest one: rows of another order may be rounded otherwise; another mask is no rounding."""
 
 
 def refuse_mixing(networks: Sequence[keras.Model]) -> None:
@@ -43,9 +54,18 @@ def refuse_mixing(networks: Sequence[keras.Model]) -> None:
         for network in networks:
             with unchanged(network.trainable_variables):
                 _move(network.trainable_variables)
-                offence = _offence(_with_all_between(network), _inputs(network), {})
-                if offence:
-                    offenders += mixing_layers(network) or [f"{network.name} ({type(network).__name__} {offence})"]
+                if offence := _offence_of_whole(network):
+                    offenders += mixing_layers(network) or [_named(network, offence)]
+    _refuse(offenders)
+
+
+def refuse_mixing_once_trained(networks: Sequence[keras.Model]) -> None:
+    """The same for networks that passed already, with the weights that they have by now; layers are not looked at singly."""
+    found = [(network, _offence_of_whole(network)) for network in networks]
+    _refuse([_named(network, offence) for network, offence in found if offence])
+
+
+def _refuse(offenders: list[str]) -> None:
     check(
         not offenders,
         f"clipping bounds nothing where layers mix examples, treat them by their place or keep what they see: "
@@ -55,31 +75,61 @@ def refuse_mixing(networks: Sequence[keras.Model]) -> None:
 
 def mixing_layers(network: keras.Model) -> list[str]:
     """The offending layers, each as `name (Type mixes examples)` or with another of the reasons."""
+    offenders = _offending_operations(network, _offence)
+    if not offenders and (offence := _offence_of_whole(network)):
+        offenders = _offending_operations(network, _written_or_drawn) or [_named(network, offence)]
+    return offenders
+
+
+def _named(operation: Any, offence: str) -> str:
+    return f"{operation.name} ({type(operation).__name__} {offence})"
+
+
+def _offence_of_whole(network: keras.Model) -> str:
+    """What only the whole shows, by small examples, by large ones, or by its graph; empty where it shows nothing."""
+    whole = _with_all_between(network)
+    with unchanged(network.variables):
+        by_size = (_offence(whole, _inputs(network, scale), {}) for scale in (1.0, _LARGE))
+        return next(filter(None, by_size), "") or _written_or_drawn(network, _inputs(network), {})
+
+
+def _offending_operations(network: keras.Model, offence_of: Callable[[Any, Any, Any], str]) -> list[str]:
+    """Those of the network's operations that do what they must not, on random examples."""
     offenders: list[str] = []
 
     def probed(operation: Any) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             with unchanged(_weights(operation)):
-                offence = _offence(operation, args, kwargs)
+                offence = offence_of(operation, args, kwargs)
             if offence:
-                offenders.append(f"{operation.name} ({type(operation).__name__} {offence})")
+                offenders.append(_named(operation, offence))
             with unchanged(_weights(operation)):
                 return _run(operation, args, kwargs)
 
         return call
 
     functional(network)._run_through_graph(tree.flatten(_inputs(network)), operation_fn=probed)
-    if not offenders:
-        with unchanged(network.variables):
-            offence = _offence(network, _inputs(network), {})
-        offenders += [f"{network.name} ({type(network).__name__} {offence})"] if offence else []
     return offenders
 
 
-def _inputs(network: keras.Model) -> tuple[Any]:
-    """Random examples, as the one argument of a call."""
+def _written_or_drawn(operation: Any, args: Any, kwargs: Any) -> str:
+    """What no operation of a graph in training may do; empty where none does it."""
+    traced = tf.function(lambda: _run(operation, args, kwargs)).get_concrete_function().graph.as_graph_def()
+    nodes = [*traced.node, *(node for function in traced.library.function for node in function.node_def)]
+    names = sorted({node.op for node in nodes})
+    if drawn := [name for name in names if _RANDOM.search(name)]:
+        return f"treats examples by their place: {', '.join(drawn)}"
+    found = {name: op_def_registry.get(name) for name in names if not _HARMLESS.match(name)}
+    kept = [name for name, definition in found.items() if definition is None or definition.is_stateful]
+    return f"keeps what it sees: {', '.join(kept)}" if kept else ""
+
+
+def _inputs(network: keras.Model, scale: float = 1.0) -> tuple[Any]:
+    """Random examples, as the one argument of a call; whole numbers, which may name rows of a table, stay small."""
     random = np.random.default_rng(0)
-    inputs = [tf.constant(random.random((_EXAMPLES, *tensor.shape[1:])), tf.float32) for tensor in network.inputs]
+    scales = [scale if "float" in tensor.dtype else 1.0 for tensor in network.inputs]
+    shapes = [(_EXAMPLES, *tensor.shape[1:]) for tensor in network.inputs]
+    inputs = [tf.constant(factor * random.random(shape), tf.float32) for factor, shape in zip(scales, shapes)]
     return (inputs if len(inputs) > 1 else inputs[0],)
 
 
@@ -128,11 +178,16 @@ def _offence(operation: Any, args: Any, kwargs: Any) -> str:
             if any(not np.array_equal(a[others], b[others], equal_nan=True) for a, b in zip(first, outputs(moved))):
                 return "mixes examples"
     turned = outputs(tree.map_structure(lambda leaf: tf.roll(leaf, 1, 0) if _is_batch(leaf) else leaf, args))
-    if _has_examples(args) and not all(np.allclose(np.roll(a, 1, 0), b, **_CLOSE) for a, b in zip(first, turned)):
+    if _has_examples(args) and not all(_close(np.roll(a, 1, 0), b) for a, b in zip(first, turned)):
         return "treats examples by their place"
     with unchanged(_weights(operation)) as changed:
         _run(operation, args, kwargs)
     return "keeps what it sees" if changed else ""
+
+
+def _close(first: np.ndarray, second: np.ndarray) -> bool:
+    finite = np.abs(first[np.isfinite(first)])
+    return np.allclose(first, second, _CLOSE[0], _CLOSE[1] * max(1.0, finite.max(initial=0.0)), equal_nan=True)
 
 
 def _weights(operation: Any) -> Sequence[keras.Variable]:

@@ -29,7 +29,7 @@ from tf_dp2vae.gradients import EngineName, make_engine
 from tf_dp2vae.judge import Judge
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
-from tf_dp2vae.mixing import refuse_mixing
+from tf_dp2vae.mixing import refuse_mixing, refuse_mixing_once_trained
 from tf_dp2vae.optimizers import NoisedSum, get_dp_optimizer
 from tf_dp2vae.pretraining import Dreams, Pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
@@ -334,7 +334,7 @@ class DP2VAE(VAE):
             "a shared ledger counts records, not persons: give this run a ledger of its own (leave out --ledger).",
         )
         self.ledger.vouch(self._guaranteed)
-        self.ledger.bind(records.num_records)
+        self.ledger.bind(records.num_records, records.unit.in_full)
         return Training(self, records, batch_size, epochs, steps_per_epoch, verbose).run(callbacks, validation)
 
     def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float, verbose: int | str = 0) -> None:
@@ -374,6 +374,7 @@ class DP2VAE(VAE):
     def ready_private_steps(self, plan: Plan, records: Records) -> None:
         """Readies engine, optimizer and progress bar for the plan's private steps on the records."""
         self.freeze()
+        refuse_mixing_once_trained([self.encoder, self.decoder])
         self._engine = make_engine(self.engine, self.private_networks)
         self.optimizer.configure(
             self.privacy.l2_norm_clip,

@@ -82,14 +82,20 @@ _PRIVATE_CONTROL = (
 
 
 def listed(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """The callbacks in what `fit` may be given: none, one, or lists of them, Keras's `CallbackList` too."""
-    if callbacks is None:
-        return []
+    """The callbacks in what `fit` may be given: none, one, or whatever Keras finds them in, its `CallbackList` too.
+
+    Raises:
+      InvalidInputError: something among them is no callback.
+    """
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return listed(callbacks.callbacks)
-    if isinstance(callbacks, (list, tuple)):
-        return [callback for part in callbacks for callback in listed(part)]
-    return [callbacks]
+    if isinstance(callbacks, keras.callbacks.Callback):
+        return [callbacks]
+    parts = [] if callbacks is None else keras.tree.flatten(callbacks)
+    check(
+        parts != [callbacks], f"callbacks holds a {type(callbacks).__name__}, which is no Keras callback: leave it out."
+    )
+    return [callback for part in parts for callback in listed(part)]
 
 
 def refuse_private_control(callbacks: list[keras.callbacks.Callback]) -> None:

@@ -97,10 +97,6 @@ class Training:
 
     def _plan(self) -> Plan:
         model, records = self._model, self._records
-        check(
-            records.unit == model.unit or not model.ledger.events,
-            f"the ledger holds what was asked about another unit ({model.unit.adjacency}): train a new model.",
-        )
         return accounting.plan(
             model.privacy,
             self._batch_size / records.num_units,

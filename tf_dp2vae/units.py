@@ -60,6 +60,12 @@ class Unit(Configuration):
         )
 
     @property
+    def in_full(self) -> str:
+        """The neighbours and the numbers that noise is sized by; what is charged for one unit says nothing of another."""
+        numbers = f"; at most {self.max_per_unit} records of each of {self.num_units}"
+        return self.adjacency if self.column is None else self.adjacency + numbers
+
+    @property
     def plural(self) -> str:
         """How messages count units."""
         return "records" if self.column is None else f"values of {self.column}"

@@ -37,6 +37,7 @@ from tf_dp2vae.validation import check
 
 LIKELIHOOD_RATIO, CONTROL = "likelihood ratio", "control without the release"
 
+_FEWEST = 20
 _FALSE_POSITIVE_RATES = (0.001, 0.01)
 _MOST_RECORDS = 5_000
 _RESAMPLES = 200
@@ -69,6 +70,15 @@ def membership(synthetic: Labelled, real: RealImages, seed: int) -> Part:
     return _part(results, len(scores[CONTROL][0]), len(synthetic[0]))
 
 
+def impossible(real: RealImages) -> str:
+    """Why membership cannot be inferred from these images; empty where it can."""
+    if real.test is None:
+        return real.without_test
+    size = min(len(real.train[0]), _num_outside(real.test))
+    needed = f"membership inference needs {_FEWEST}, and takes three fifths of the test images"
+    return "" if size >= _FEWEST else f"{size} records against {size} others are too few: {needed}"
+
+
 def attack_scores(synthetic: Labelled, real: RealImages, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Scores of members and of as many others, for each attack; larger where the attack says member.
 
@@ -78,16 +88,16 @@ def attack_scores(synthetic: Labelled, real: RealImages, seed: int) -> dict[str,
       seed: of the choice of records.
 
     Raises:
-      InvalidInputError: too few images for halves.
+      InvalidInputError: it is `impossible`.
     """
+    check(not impossible(real), f"{impossible(real)}.")
     assert real.test is not None
     random = np.random.default_rng(seed)
     order = random.permutation(len(real.test[0]))
-    held = order[: 2 * len(order) // 5]
+    held = order[: len(order) - _num_outside(real.test)]
     outside = order[len(held) :][:_MOST_RECORDS]
     inside = random.permutation(len(real.train[0]))[: len(outside)]
     size = min(len(inside), len(outside))
-    check(size >= 20, f"{size} records against {size} others: membership inference needs at least 20.")
     difficulty = (real.test[0][held], real.test[1][held])
     losses = [
         _scores(part[0][rows[:size]], part[1][rows[:size]], synthetic, difficulty)
@@ -132,6 +142,11 @@ def _scores(images: np.ndarray, labels: np.ndarray, synthetic: Labelled, difficu
         found[rows, :2] = np.stack(reconstruction_losses(flat[rows], sampled), 1)
         found[rows, 2] = reconstruction_losses(flat[rows], _flat(of_label(difficulty, label)))[0]
     return found
+
+
+def _num_outside(test: Labelled) -> int:
+    """How many test images stand against records; the others tell how hard a record is."""
+    return len(test[0]) - 2 * len(test[0]) // 5
 
 
 def of_label(images: Labelled, label: int) -> np.ndarray:

@@ -59,9 +59,13 @@ def real_images(
       num_classes: size of the declared label set of `data`.
 
     Raises:
-      InvalidInputError: it cannot be had, or its images or label set are not the release's.
+      InvalidInputError: nothing says which, it cannot be had, or its images or label set are not the release's.
     """
     config = read_config(run / "private")
+    check(
+        bool(dataset or data or config),
+        f"{run / 'private'} says nothing of the data that the release was made from: name them by --dataset or --data.",
+    )
     file = data or (None if dataset else _path(config.get("data")))
     name = dataset or config.get("dataset") or "mnist"
     if file is None:
@@ -78,6 +82,12 @@ def real_images(
     check(
         not release.conditional or loaded.train.num_classes > 0,
         f"{file or name} has no labels, and the release samples by label: name the data it was made from.",
+    )
+    known = loaded.train.num_classes
+    check(
+        not release.conditional or (release.knows(known - 1) and not release.knows(known)),
+        f"{file or name} has a label set of {known}, the release has another one: name the data it was made from, an .npz "
+        "with its --num-classes.",
     )
     with loaded.train.opened() as train:
         if loaded.test is None:

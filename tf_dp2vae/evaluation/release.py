@@ -42,6 +42,14 @@ class Release:
         order = np.random.default_rng(seed).permutation(num)
         return images[order], np.sort(labels)[order]
 
+    def knows(self, label: int) -> bool:
+        """Whether images of the label can be had."""
+        try:
+            self.sampler.sample(1, label, 0)
+        except tf.errors.InvalidArgumentError:
+            return False
+        return True
+
     def _of_label(self, label: int, num: int, seed: int) -> np.ndarray:
         parts = []
         for start in range(0, num, _CHUNK):
