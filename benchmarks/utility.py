@@ -6,9 +6,9 @@
     python benchmarks/utility.py --verify         # runs one row again, at random, and compares
 
 A cell is one `train.py` and one `evaluate.py`, printed as they are run: each is reproduced by these two lines. Cells that
-benchmarks/results/utility.json holds are not run again, and a trained run whose row lacks figures, or has a FID of fewer
-images than asked for, is only evaluated; so the command can be interrupted at any time and goes on where it stopped. After
-each cell benchmarks/results/utility.md and its figures are written anew.
+benchmarks/results/utility.json holds are not run again, unless train.py's defaults are others by now, and a trained run
+whose row lacks figures, or has a FID of fewer images than asked for, is only evaluated; so the command can be interrupted at
+any time and goes on where it stopped. After each cell benchmarks/results/utility.md and its figures are written anew.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from checkout import ROOT
 from utility_page import AMOUNTS, FIGURES, write_page
 
 from tf_dp2vae.commands import parse
+from tf_dp2vae.flags import TrainFlags
 
 RESULTS = ROOT / "benchmarks" / "results" / "utility.json"
 PUBLISHED = ROOT / "benchmarks" / "results" / "published.json"
@@ -54,6 +56,7 @@ METHODS = {
 }
 NON_PRIVATE = "non-private"
 COMPARED = [method for method in METHODS if method != NON_PRIVATE and method not in AMOUNTS or method == "none"]
+_SETTINGS, _RECORDS = ("batch_size", "steps", "blocks", "learning_rate", "schedule"), 60_000
 KEY = ("dataset", "epsilon", "method", "seed")
 TOLERANCES = {"acc_lr": 0.04, "acc_mlp": 0.04, "acc_cnn": 0.04, "fid": 0.2}
 """Of --verify: accuracies may differ by as much, FID by this fraction. Three deviations of a difference of two runs."""
@@ -115,6 +118,14 @@ class Cell:
             method = method.format(public=public)
         epsilon = "" if self.epsilon is None else f"--epsilon {self.epsilon:g} "
         return f"train.py {epsilon}{method} --seed {self.seed}{data} --runs {RUNS} --name {name}"
+
+    def settings(self, flags: Flags) -> dict[str, Any]:
+        """Of the private steps, by today's defaults where the cell's flags leave them open; empty where there are none."""
+        if self.method in (NON_PRIVATE, "statistics"):
+            return {}
+        _, *arguments = shlex.split(self.train_command(flags, self.name))
+        resolved = parse(TrainFlags, "", arguments).resolved(_RECORDS)
+        return {name: getattr(resolved, name) for name in _SETTINGS}
 
     def evaluate_command(self, flags: Flags, name: str) -> str:
         """The line that evaluates."""
@@ -190,7 +201,7 @@ def measure(cell: Cell, flags: Flags, row: dict | None, keep: Callable[[dict], N
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{name}.log"
     empty = dict.fromkeys((*KEY, *FIGURES, "train_seconds"))
-    row = {**empty, **(row or {}), **{name: getattr(cell, name) for name in KEY}}
+    row = {**empty, **(row or {}), **{name: getattr(cell, name) for name in KEY}, "settings": cell.settings(flags)}
     if not (folder / "release").is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         row["train_seconds"] = round(run(cell.train_command(flags, name), log))
@@ -261,6 +272,9 @@ def main() -> None:
         sys.exit(0 if verify(flags) else "utility.py: the row was not reproduced within its tolerance.")
     for cell in [] if flags.table else cells(flags):
         row = find(load(), cell)
+        if row is not None and row.get("settings") != cell.settings(flags):
+            shutil.rmtree(ROOT / RUNS / cell.name, ignore_errors=True)
+            row = None
         if not complete(row, flags.fid_samples):
             measure(cell, flags, row, store, cell.name)
             write_page(load(), load(PUBLISHED), RESULTS.parent)

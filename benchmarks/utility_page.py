@@ -19,8 +19,8 @@ GUARANTEES = {"unprotected": "decoder, given the encoder", "non-private": "no gu
 AMOUNTS = {"none": 0, "unprotected-1": 1, "unprotected-5": 5, "unprotected-20": 20}
 _ONLY_AMOUNTS = AMOUNTS.keys() - {"none"}
 _HEAD = (
-    "| method | guarantee | LR % | MLP % | CNN % | FID | FID's images a side | seeds | training, minutes |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| method | guarantee | steps × batch | LR % | MLP % | CNN % | FID | FID's images a side | seeds | training, minutes |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 _INTRODUCTION = """# Usefulness and fidelity
 
@@ -50,8 +50,9 @@ def table(rows: list[Row], published: list[Row]) -> str:
     for dataset, epsilon in sorted({(r["dataset"], r["epsilon"]) for r in rows if r["epsilon"]}, reverse=True):
         here = [row for row in rows if row["dataset"] == dataset and row["epsilon"] in (epsilon, None)]
         parts += [f"\n**{dataset}, ε = {epsilon:g}**\n", _HEAD]
-        for method in sorted({row["method"] for row in here} - _ONLY_AMOUNTS):
-            group = [row for row in here if row["method"] == method]
+        shown = [row for row in here if row["method"] not in _ONLY_AMOUNTS]
+        for method, work in sorted({(row["method"], _work(row)) for row in shown}):
+            group = [row for row in shown if (row["method"], _work(row)) == (method, work)]
             parts.append(_line(group, method, GUARANTEES.get(method, "end to end")))
         # The reference is trained once for all seeds, so equal figures are one training.
         real = [
@@ -59,11 +60,11 @@ def table(rows: list[Row], published: list[Row]) -> str:
         ]
         if real:
             figures = " | ".join(spread([row[figure] for row in real], 1, 100) for figure in FIGURES[:3])
-            parts.append(f"| real training images | none | {figures} | – | – | {len(real)} | – |")
+            parts.append(f"| real training images | none | – | {figures} | – | – | {len(real)} | – |")
         for peer in published:
             if (peer["dataset"], peer["epsilon"]) == (dataset, epsilon):
                 figures = " | ".join("–" if peer[f] is None else f"{peer[f]:g}" for f in FIGURES[:4])
-                parts.append(f"| {peer['method']}, as published | end to end | {figures} | 60,000 | – | – |")
+                parts.append(f"| {peer['method']}, as published | end to end | – | {figures} | 60,000 | – | – |")
     return "\n".join(parts)
 
 
@@ -99,12 +100,18 @@ def spread(values: list[float | None], digits: int, factor: float = 1) -> str:
     return f"{mean(known):.{digits}f}{deviation}"
 
 
+def _work(row: Row) -> str:
+    """The private steps that a row took, and the records in each."""
+    settings = row.get("settings") or {}
+    return f"{settings['steps']} × {settings['batch_size']:,}" if settings else "–"
+
+
 def _line(group: list[Row], name: str, guarantee: str) -> str:
     figures = [spread([row.get(f) for row in group], 1, 100) for f in FIGURES[:3]]
     figures.append(spread([row.get("fid") for row in group], 1))
     sizes = "/".join(sorted({f"{row['fid_samples']:,}" for row in group if row.get("fid_samples")})) or "–"
     minutes = spread([row.get("train_seconds") for row in group], 1, 1 / 60)
-    return f"| {name} | {guarantee} | {' | '.join(figures)} | {sizes} | {len(group)} | {minutes} |"
+    return f"| {name} | {guarantee} | {_work(group[0])} | {' | '.join(figures)} | {sizes} | {len(group)} | {minutes} |"
 
 
 def against_epsilon(rows: list[Row], published: list[Row], figure: str, words: str, file: Path) -> bool:

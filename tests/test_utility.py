@@ -61,7 +61,7 @@ def test_cell_is_trained_and_evaluated_once(utility, monkeypatch, capsys):
     assert list(row)[:10] == ["dataset", "epsilon", "method", "seed", *figures, "train_seconds"]
     assert main(utility, monkeypatch, **ONE) == []
     printed = capsys.readouterr().out
-    assert "| dreams | end to end | 80.0 | 85.0 | 90.0 | 80.0 | 100 | 1 | 1.0 |" in printed
+    assert "| dreams | end to end | 150 × 4,096 | 80.0 | 85.0 | 90.0 | 80.0 | 100 | 1 | 1.0 |" in printed
     assert "DPDM, accuracy sampler, as published" in printed
     assert (utility.RESULTS.parent / "utility.md").read_text() in printed
     pictures = [matplotlib.image.imread(utility.RESULTS.parent / f"utility_{name}.png") for name in ("cnn", "fid")]
@@ -93,11 +93,21 @@ def test_verify_runs_a_row_again_and_judges_by_its_tolerance(utility, monkeypatc
 
 def test_row_of_a_kept_run_is_completed_without_training(utility, monkeypatch):
     old = {"dataset": "mnist", "epsilon": 1.0, "method": "dreams", "seed": 0, "acc_cnn": 0.5, "train_seconds": 110}
+    old["settings"] = utility.Cell("mnist", 1.0, "dreams", 0).settings(utility.Flags())
     utility.RESULTS.write_text(json.dumps([old]))
     (utility.ROOT / utility.RUNS / "mnist-dreams-eps1-seed0" / "release").mkdir(parents=True)
     assert main(utility, monkeypatch, **ONE) == ["evaluate.py"]
     (row,) = utility.load()
     assert row["train_seconds"] == 110 and row["acc_cnn"] == 0.9 and utility.complete(row)
+
+
+def test_cell_is_run_again_once_the_defaults_are_others(utility, monkeypatch):
+    main(utility, monkeypatch, **ONE)
+    (row,) = utility.load()
+    assert (row["settings"]["batch_size"], row["settings"]["steps"]) == (4096, 150)
+    utility.store({**row, "settings": {**row["settings"], "batch_size": 1024}})
+    assert main(utility, monkeypatch, **ONE) == ["train.py", "evaluate.py"]
+    assert utility.load() == [row] and main(utility, monkeypatch, **ONE) == []
 
 
 def test_interrupted_evaluation_does_not_cost_the_training(utility, monkeypatch):
@@ -164,8 +174,8 @@ def test_mean_and_deviation_are_over_seeds(utility, tmp_path):
     assert "mnist, 0" not in utility.write_page([*rows, ceiling], [], tmp_path)
     amount = {**rows[0], "method": "unprotected-5"}
     page = utility.write_page([*rows, ceiling, amount], [], tmp_path)
-    assert "| none | end to end | 80.0 ± 0.0 | 85.0 ± 0.0 | 85.0 ± 7.1 |" in page
-    assert "| non-private | no guarantee | 80.0 |" in page and "| mnist, 0 |" in page
+    assert "| none | end to end | – | 80.0 ± 0.0 | 85.0 ± 0.0 | 85.0 ± 7.1 |" in page
+    assert "| non-private | no guarantee | – | 80.0 |" in page and "| mnist, 0 |" in page
 
 
 def test_reference_on_records_is_one_training_whatever_the_seeds(utility, monkeypatch):
