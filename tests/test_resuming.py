@@ -436,7 +436,7 @@ def test_resume_refuses_in_one_line_what_it_cannot_do(command, monkeypatch, tmp_
     for damaged in (text[:50], "[]", text.replace('"steps": 4', '"steps": "many"'), text.replace("width", "wide")):
         config.write_text(damaged)
         assert "config.json" in refused("--resume", command.folder)
-    config.write_text(text.replace('"learning_rate": null', '"learning_rate": 0.002'))
+    config.write_text(text.replace('"learning_rate": 0.001', '"learning_rate": 0.002'))
     assert "learning_rate was" in refused("--resume", command.folder)
     config.unlink()
     assert "missing" in refused("--resume", command.folder)

@@ -77,7 +77,7 @@ def mixing_layers(network: keras.Model) -> list[str]:
     """The offending layers, each as `name (Type mixes examples)` or with another of the reasons."""
     offenders = _offending_operations(network, _offence)
     if not offenders and (offence := _offence_of_whole(network)):
-        offenders = _offending_operations(network, _written_or_drawn) or [_named(network, offence)]
+        offenders = _offending_operations(network, _offence_of_graph) or [_named(network, offence)]
     return offenders
 
 
@@ -88,9 +88,14 @@ def _named(operation: Any, offence: str) -> str:
 def _offence_of_whole(network: keras.Model) -> str:
     """What only the whole shows, by small examples, by large ones, or by its graph; empty where it shows nothing."""
     whole = _with_all_between(network)
+    traced = tf.function(lambda *inputs: _run(whole, inputs, {})).get_concrete_function(*_inputs(network))
+
+    def outputs(inputs: Any) -> list[tf.Tensor]:
+        return tree.flatten(traced(*tree.flatten(inputs)))
+
     with unchanged(network.variables):
-        by_size = (_offence(whole, _inputs(network, scale), {}) for scale in (1.0, _LARGE))
-        return next(filter(None, by_size), "") or _written_or_drawn(network, _inputs(network), {})
+        by_size = (_offence(outputs, _inputs(network, scale), {}) for scale in (1.0, _LARGE))
+        return next(filter(None, by_size), "") or _written_or_drawn(traced)
 
 
 def _offending_operations(network: keras.Model, offence_of: Callable[[Any, Any, Any], str]) -> list[str]:
@@ -112,10 +117,14 @@ def _offending_operations(network: keras.Model, offence_of: Callable[[Any, Any, 
     return offenders
 
 
-def _written_or_drawn(operation: Any, args: Any, kwargs: Any) -> str:
-    """What no operation of a graph in training may do; empty where none does it."""
-    traced = tf.function(lambda: _run(operation, args, kwargs)).get_concrete_function().graph.as_graph_def()
-    nodes = [*traced.node, *(node for function in traced.library.function for node in function.node_def)]
+def _offence_of_graph(operation: Any, args: Any, kwargs: Any) -> str:
+    return _written_or_drawn(tf.function(lambda: _run(operation, args, kwargs)).get_concrete_function())
+
+
+def _written_or_drawn(traced: Any) -> str:
+    """What no operation in the graph of a traced function may do; empty where none does it."""
+    graph = traced.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     names = sorted({node.op for node in nodes})
     if drawn := [name for name in names if _RANDOM.search(name)]:
         return f"treats examples by their place: {', '.join(drawn)}"
