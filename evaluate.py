@@ -21,13 +21,13 @@ from tf_dp2vae.evaluation import pictures
 from tf_dp2vae.evaluation.cache import Cache
 from tf_dp2vae.evaluation.classifiers import usefulness
 from tf_dp2vae.evaluation.fidelity import fidelity
+from tf_dp2vae.evaluation.flags import EvaluateFlags
 from tf_dp2vae.evaluation.inception import InceptionFeatures, find_weights
 from tf_dp2vae.evaluation.membership import impossible, membership
 from tf_dp2vae.evaluation.neighbours import neighbours
 from tf_dp2vae.evaluation.real import Labelled, RealImages, real_images
 from tf_dp2vae.evaluation.release import Release, read_release
 from tf_dp2vae.evaluation.report import Part, Report, Stopwatch, missing, written_whole
-from tf_dp2vae.flags import EvaluateFlags
 
 
 @one_line_errors

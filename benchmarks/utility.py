@@ -247,9 +247,12 @@ def complete(row: dict | None, fid_samples: int = 0) -> bool:
 
 def verify(flags: Flags) -> bool:
     """Runs one row again. Noise is fresh each time, so figures agree only within the tolerance, which is printed."""
-    row = random.choice([row for row in load() if complete(row)])
+    cells_of_rows = [(Cell(*(row[name] for name in KEY)), row) for row in load() if complete(row)]
+    # Rows by other defaults than today's are not what the command would give.
+    cell, row = random.choice(
+        [(cell, row) for cell, row in cells_of_rows if row.get("settings") == cell.settings(flags)]
+    )
     flags = replace(flags, epochs=row["classifier_epochs"], fid_samples=row["fid_samples"])
-    cell = Cell(*(row[name] for name in KEY))
     name = f"verify-{cell.name}"
     shutil.rmtree(ROOT / RUNS / name, ignore_errors=True)
     again = measure(cell, flags, None, lambda _: None, name)

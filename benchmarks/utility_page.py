@@ -17,6 +17,7 @@ Row = dict[str, Any]
 FIGURES = ("acc_lr", "acc_mlp", "acc_cnn", "fid", "fid_samples")
 GUARANTEES = {"unprotected": "decoder, given the encoder", "non-private": "no guarantee"}
 AMOUNTS = {"none": 0, "unprotected-1": 1, "unprotected-5": 5, "unprotected-20": 20}
+_NO_STEPS = "–"
 _ONLY_AMOUNTS = AMOUNTS.keys() - {"none"}
 _HEAD = (
     "| method | guarantee | steps × batch | LR % | MLP % | CNN % | FID | FID's images a side | seeds | training, minutes |\n"
@@ -103,7 +104,7 @@ def spread(values: list[float | None], digits: int, factor: float = 1) -> str:
 def _work(row: Row) -> str:
     """The private steps that a row took, and the records in each."""
     settings = row.get("settings") or {}
-    return f"{settings['steps']} × {settings['batch_size']:,}" if settings else "–"
+    return f"{settings['steps']} × {settings['batch_size']:,}" if settings else _NO_STEPS
 
 
 def _line(group: list[Row], name: str, guarantee: str) -> str:
@@ -120,7 +121,7 @@ def against_epsilon(rows: list[Row], published: list[Row], figure: str, words: s
     datasets = sorted({row["dataset"] for row in known}, reverse=True)
     if not datasets:
         return False
-    methods = sorted({row["method"] for row in known})
+    methods = sorted({(row["method"], _work(row)) for row in known})
     picture, axes = plt.subplots(1, len(datasets), figsize=(6 * len(datasets), 6.5), squeeze=False)
     for axis, dataset in zip(axes[0], datasets):
         _panel(axis, [row for row in known if row["dataset"] == dataset], methods, figure)
@@ -141,17 +142,18 @@ def against_epsilon(rows: list[Row], published: list[Row], figure: str, words: s
     return True
 
 
-def _panel(axis: plt.Axes, rows: list[Row], methods: list[str], figure: str) -> None:
-    """A method has its colour by its place among all methods, so that it is the same in each panel."""
+def _panel(axis: plt.Axes, rows: list[Row], methods: list[tuple[str, str]], figure: str) -> None:
+    """A method, with its private steps, has its colour by its place among all, so that it is the same in each panel."""
     factor = 1 if figure == "fid" else 100
-    for index, method in enumerate(methods):
+    for index, (method, work) in enumerate(methods):
         found: dict[float, list[float]] = {}
         for row in rows:
-            if row["method"] == method:
+            if (row["method"], _work(row)) == (method, work):
                 found.setdefault(row["epsilon"] or math.inf, []).append(factor * row[figure])
         if not found:
             continue
-        label = f"{method} ({GUARANTEES.get(method, 'end to end')})"
+        named = method if work == _NO_STEPS else f"{method}, {work}"
+        label = f"{named} ({GUARANTEES.get(method, 'end to end')})"
         if math.inf in found:
             axis.axhline(mean(found[math.inf]), linestyle="--", color="black", linewidth=1, label=label)
             continue

@@ -12,9 +12,9 @@ import tensorflow as tf
 from conftest import DREAMS, SHAPE, images_and_labels, tiny_model
 
 import evaluate
+from tf_dp2vae.evaluation.flags import EVALUATION_PARTS
 from tf_dp2vae.evaluation.inception import InceptionFeatures
 from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED
-from tf_dp2vae.flags import EVALUATION_PARTS
 from tf_dp2vae.runs import RunFolder
 
 QUICK = ["--samples", "120", "--fid-samples", "100", "--epochs", "1", "--num-classes", "3"]

@@ -9,7 +9,8 @@ import matplotlib.image
 import pytest
 
 from tf_dp2vae.commands import parse
-from tf_dp2vae.flags import EvaluateFlags, TrainFlags
+from tf_dp2vae.evaluation.flags import EvaluateFlags
+from tf_dp2vae.flags import TrainFlags
 
 FILE = Path(__file__).parent.parent / "benchmarks" / "utility.py"
 FIGURES = {"acc_lr": 0.80001, "acc_mlp": 0.85, "acc_cnn": 0.9, "fid": 80.0, "fid_samples": 100}

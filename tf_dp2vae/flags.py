@@ -1,4 +1,4 @@
-"""The flags of `train.py`, `evaluate.py` and the audit: a line of help each, checked before anything is read or written.
+"""The flags of `train.py`: a line of help each, checked before anything is read or written.
 
 Where a flag stands for an argument of a class, its default is the class's.
 """
@@ -12,11 +12,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from simple_parsing.helpers.fields import field as flag
-
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.datasets import base_name
-from tf_dp2vae.evaluation.real import ReferenceName
 from tf_dp2vae.gradients import EngineName
 from tf_dp2vae.pretraining import Dreams, Unprotected
 from tf_dp2vae.priors import GaussianPrior
@@ -26,9 +23,9 @@ from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_whole
 
 _MOST_SEED = 999_999
-_MOST_CLASSES, _WIDEST, _DEEPEST, _MOST_AT_ONCE, _LONGEST = 1000, 1024, 32, 65_536, 10_000_000
+MOST_CLASSES, LONGEST = 1000, 10_000_000
+_WIDEST, _DEEPEST, _MOST_AT_ONCE = 1024, 32, 65_536
 """Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
-_FEWEST_SAMPLES = 100
 PretrainName = Literal["dreams", "public", "none", "unprotected", "statistics", "not-private"]
 
 
@@ -151,29 +148,29 @@ class TrainFlags:
         check_choice(("by-family", *get_args(ScheduleName)), schedule=self.schedule)
         recipe = self.recipe
         check_whole(minimum=0, maximum=_DEEPEST, blocks=recipe.blocks)
-        check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
+        check_whole(maximum=MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=_WIDEST, latent_dim=self.latent_dim, width=self.width, draws=self.draws)
         if self.batch_size is not None:
-            check_whole(maximum=_LONGEST, batch_size=self.batch_size)
+            check_whole(maximum=LONGEST, batch_size=self.batch_size)
         if self.physical_batch_size is not None:
             check_whole(maximum=_MOST_AT_ONCE, physical_batch_size=self.physical_batch_size)
         check_whole(
-            maximum=_LONGEST,
+            maximum=LONGEST,
             max_per_unit=self.max_per_unit,
             steps=recipe.steps,
             rounds=self.rounds,
             pretrain_steps=self.pretrain_steps,
             pretrain_epochs=self.pretrain_epochs,
         )
-        check_whole(minimum=0, maximum=_LONGEST, sleep_steps=self.sleep_steps, refine_steps=self.refine_steps)
+        check_whole(minimum=0, maximum=LONGEST, sleep_steps=self.sleep_steps, refine_steps=self.refine_steps)
         check_whole(minimum=0, maximum=_WIDEST, shifts=self.shifts)
         check_whole(minimum=0, maximum=_MOST_AT_ONCE, audit_canaries=self.audit_canaries)
         check_whole(maximum=_WIDEST, candidates=self.candidates)
-        _check_seed(self.seed)
+        check_seed(self.seed)
         if self.insecure_seed is not None:
             check_whole(minimum=0, insecure_seed=self.insecure_seed)
         if self.trials is not None:
-            check_whole(maximum=_LONGEST, trials=self.trials)
+            check_whole(maximum=LONGEST, trials=self.trials)
         check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
         check_between(0, 1, prior_share=self.prior_share)
         check(0 <= self.refine_share < 1, f"refine_share={self.refine_share!r} must lie in [0, 1): 0 is no refinement.")
@@ -268,83 +265,6 @@ class TrainFlags:
         return next(name for name in names if not os.path.exists(self.runs / name))
 
 
-EVALUATION_PARTS = ("fidelity", "usefulness", "membership", "neighbours")
-
-
-@dataclass(frozen=True)
-class EvaluateFlags:
-    """Evaluation.
-
-    Attributes:
-      run: folder of the run, runs/<name>.
-      parts: what to measure, separated by commas - fidelity, usefulness, membership, neighbours.
-      samples: how many images are sampled for training the classifiers (DPDM's protocol: 60000).
-      fid_samples: images a side for FID, KID, precision, recall, density, coverage (papers: 60000).
-      fid_against: real images that samples are compared with - train (as papers do) or test.
-      inception_weights: weights of the FID's features; by default those in shared/data beside the project.
-      dataset: real data, as for train.py; by default what the run was trained on.
-      data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
-      num_classes: size of the declared label set of --data.
-      epochs: the most epochs that the CNN is trained (DPDM's protocol: 50).
-      seed: of samples and classifiers.
-      release_uncovered_numbers: also puts the numbers into the release, though no epsilon covers them.
-    """
-
-    run: Path = flag(positional=True)
-    parts: str = ",".join(EVALUATION_PARTS)
-    samples: int = 60_000
-    fid_samples: int = 5_000
-    fid_against: ReferenceName = "train"
-    inception_weights: Path | None = None
-    dataset: str | None = None
-    data: Path | None = None
-    num_classes: int = 10
-    epochs: int = 3
-    seed: int = 0
-    release_uncovered_numbers: bool = False
-
-    def __post_init__(self) -> None:
-        for part in self.parts.split(","):
-            check_choice(EVALUATION_PARTS, parts=part)
-        check_choice(get_args(ReferenceName), fid_against=self.fid_against)
-        _check_one_source(self.dataset, self.data)
-        check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
-        check_whole(maximum=_LONGEST, epochs=self.epochs)
-        check_whole(_FEWEST_SAMPLES, maximum=_LONGEST, samples=self.samples, fid_samples=self.fid_samples)
-        _check_seed(self.seed)
-
-
-@dataclass(frozen=True)
-class AuditFlags:
-    """Audit of a finished run.
-
-    Attributes:
-      run: folder of the run, runs/<name>.
-      samples: how many images are sampled for the attacks.
-      dataset: real data, as for train.py; by default what the run was trained on.
-      data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
-      num_classes: size of the declared label set of --data.
-      seed: of samples and of the choice of records.
-    """
-
-    run: Path = flag(positional=True)
-    samples: int = 10_000
-    dataset: str | None = None
-    data: Path | None = None
-    num_classes: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_one_source(self.dataset, self.data)
-        check_whole(maximum=_MOST_CLASSES, num_classes=self.num_classes)
-        check_whole(_FEWEST_SAMPLES, maximum=_LONGEST, samples=self.samples)
-        _check_seed(self.seed)
-
-
-def _check_one_source(dataset: str | None, data: Path | None) -> None:
-    check(dataset is None or data is None, f"--dataset {dataset} and --data {data}: give one of them.")
-
-
-def _check_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
     """Other seeds, of layers and of samples, are made from it and must not overflow."""
     check_whole(minimum=0, maximum=_MOST_SEED, seed=seed)

@@ -16,10 +16,10 @@ import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 # isort: split
 from tf_dp2vae.audit.finished import Finding, accounting_agrees, canary_bound, membership_bound
 from tf_dp2vae.commands import one_line_errors, parse
+from tf_dp2vae.evaluation.flags import AuditFlags
 from tf_dp2vae.evaluation.real import real_images
 from tf_dp2vae.evaluation.release import Release, read_release
 from tf_dp2vae.evaluation.report import NOT_COVERED, guarantee, written_whole
-from tf_dp2vae.flags import AuditFlags
 
 
 @one_line_errors
