@@ -94,13 +94,14 @@ class LargestSeen(layers.Layer):
 
 
 class HiddenMean(layers.Layer):
-    """Keeps a mean in a variable that Keras does not know of."""
+    """Keeps a mean, in training only, in a variable that Keras does not know of."""
 
     def build(self, shape):
         self.mean = tf.Variable(tf.zeros(shape[1:]), trainable=False)
 
-    def call(self, inputs):
-        self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(inputs, axis=0))
+    def call(self, inputs, training=False):
+        if training:
+            self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(inputs, axis=0))
         return inputs
 
 
