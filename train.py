@@ -40,7 +40,7 @@ def main() -> None:
     dataset = load_dataset(flags)
     records = dataset.train
     flags = flags.resolved(records.num_units)
-    pretraining, prior = make_pretraining(flags, records), make_prior(flags)
+    pretraining = make_pretraining(flags, records)
     augmentation = make_augmentation(flags, records)
     run = run_folder(flags, dataset.name)
     canaries = ImageCanaries.of_run(run.private, records, flags.audit_canaries, flags.seed)
@@ -55,8 +55,8 @@ def main() -> None:
             decoder,
             privacy=flags.privacy,
             pretraining=pretraining,
-            prior=prior,
-            refinement=make_refinement(flags),
+            prior=make_prior(flags, pretraining),
+            refinement=make_refinement(flags, pretraining),
             draws=flags.draws,
             augmentation=augmentation,
             engine=flags.engine,

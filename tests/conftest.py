@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import settings
 
-from tf_dp2vae import accounting, randomness
+from tf_dp2vae import accounting, model, randomness
 from tf_dp2vae.gradients import plain_apply
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
@@ -187,6 +188,26 @@ def remembered_plans():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accounting, "plan", plan)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_seen_before():
+    """Looks at equal networks once: it takes as long as their training, and most models here have the same."""
+    look, passed = model.refuse_mixing, set()
+
+    def refuse_mixing(networks):
+        layers = [layer for network in networks for layer in network._flatten_layers()]
+        # Keras counts layers of one type through the whole process: dense_7.
+        key = re.sub(r'_\d+"', '"', repr([[n.to_json() for n in networks], [layer.trainable for layer in layers]]))
+        # What a layer of a test's own does stands in no configuration.
+        known = all(type(layer).__module__.startswith(("keras.", "tf_dp2vae.")) for layer in layers)
+        if not known or key not in passed:
+            look(networks)
+            passed.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "refuse_mixing", refuse_mixing)
         yield
 
 

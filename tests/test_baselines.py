@@ -13,10 +13,11 @@ from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.baselines import NotPrivate, StatisticsAlone, build_linear_decoder
 from tf_dp2vae.evaluation.report import guarantee
 from tf_dp2vae.flags import TrainFlags
-from tf_dp2vae.from_flags import make_refinement
+from tf_dp2vae.from_flags import make_prior, make_refinement
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import Projection, build_encoder
-from tf_dp2vae.priors import GaussianPrior
+from tf_dp2vae.pretraining import Dreams
+from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.runs import RunFolder
@@ -159,8 +160,15 @@ def test_without_privacy_refinement_takes_no_budget_and_is_the_default(unprivate
     assert unprivate.refinement == Refinement() and unprivate.shares == {}
     assert np.ptp(unprivate.judge.kernel.numpy()) > 0
     flags = TrainFlags(pretrain="not-private", candidates=2)
-    assert make_refinement(flags).candidates == 2
-    assert make_refinement(TrainFlags(pretrain="statistics")) is None
+    assert make_refinement(flags, NotPrivate()).candidates == 2
+    assert make_refinement(TrainFlags(pretrain="statistics"), StatisticsAlone()) is None
+
+
+@pytest.mark.parametrize(
+    "way, prior", [(Dreams, GaussianPrior), (StatisticsAlone, NormalPrior), (NotPrivate, NormalPrior)]
+)
+def test_what_is_the_whole_training_is_followed_by_no_release_of_latents(way, prior):
+    assert type(make_prior(TrainFlags(), way())) is prior
 
 
 def test_no_privacy_is_called_so_wherever_it_is_written(unprivate, tmp_path):

@@ -17,7 +17,7 @@ from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.optimizers import DPSGD, DPAdam
-from tf_dp2vae.pretraining import Dreams, NoPretraining, Public, Unprotected
+from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior, NormalPrior
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records, checked_records
@@ -589,6 +589,25 @@ def test_what_a_statement_says_of_pretraining_stays(trained, tmp_path):
     shared.pretraining = Unprotected(epochs=1)
     with pytest.raises(InvalidInputError, match="shared ledger"):
         fit(shared)
+
+
+class Unsaid(Pretraining):
+    """A way of somebody's own that says nothing of what it reads."""
+
+    def describe(self):
+        return "of my own"
+
+    def run(self, model, records):
+        pass
+
+
+def test_pretraining_that_does_not_say_so_has_no_end_to_end_guarantee(tmp_path):
+    model = tiny_model(pretraining=Unsaid())
+    fit(model)
+    statement = model.privacy_statement()
+    assert not statement.holds and statement.to_json()["epsilon"] is None
+    with pytest.raises(InvalidInputError, match="shared ledger"):
+        fit(tiny_model(pretraining=Unsaid(), ledger=Ledger(tmp_path / "ledger", shared=True)))
 
 
 LOAD_ALONE = """

@@ -132,7 +132,6 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--trials", "3", "--ledger", "ledger"), "exclude each other"),
         (("--unit", "patient"), "no array patient"),
         (("--max-per-unit", "3"), "without --unit"),
-        (("--unit", "patient", "--ledger", "ledger"), "drop --ledger"),
         (("--dataset", "kmnist"), "give one of them"),
         (("--pretrain", "public", "--public-data", "a.npz", "--public-dataset", "b"), "give one of them"),
         (("--shifts", "8"), "choose less than 8"),

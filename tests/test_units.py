@@ -243,16 +243,17 @@ def test_a_ledger_of_persons_takes_no_records_and_other_persons(tmp_path):
     assert (tmp_path / "ledger.jsonl").read_bytes() == before
 
 
-def test_persons_and_a_shared_ledger_do_not_mix(tmp_path):
+def test_events_of_records_do_not_count_for_persons():
     images, labels = images_and_labels(20)
-    records = bound_per_unit(Records(images, labels, CLASSES), np.arange(20), "person", 1)
-    model = tiny_model(ledger=Ledger(tmp_path / "ledger", 20, shared=True))
-    with pytest.raises(InvalidInputError, match="leave out --ledger"):
-        model.fit(records, batch_size=5, steps_per_epoch=1, verbose=0)
     model = tiny_model()
     model.ledger.charge(Event("a", 50.0))
     with pytest.raises(InvalidInputError, match="another unit"):
-        model.fit(records, batch_size=5, steps_per_epoch=1, verbose=0)
+        model.fit(
+            bound_per_unit(Records(images, labels, CLASSES), np.arange(20), "person", 1),
+            batch_size=5,
+            steps_per_epoch=1,
+            verbose=0,
+        )
     assert len(model.ledger.events) == 1
 
 
@@ -281,6 +282,33 @@ def test_train_bounds_persons_and_anyone_can_recompute_epsilon(tmp_path, monkeyp
         (run / "private" / "config.json").write_text(json.dumps({**config, name: odd}))
         with pytest.raises(InvalidInputError, match=name):
             real_images(run, read_release(run))
+
+
+def test_runs_on_one_ledger_of_persons_share_one_budget(tmp_path, monkeypatch):
+    """Also where each keeps other records of a person; the records themselves are another unit."""
+    images, labels = images_and_labels(60)
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, patient=np.arange(60) % 20)
+
+    def run(name, *more):
+        where = ["--data", str(tmp_path / "data.npz"), "--runs", str(tmp_path), "--ledger", str(tmp_path / "ledger")]
+        monkeypatch.setattr(sys, "argv", ["train.py", *where, *shlex.split(SMALL), "--name", name, *more])
+        train.main()
+        return json.loads((tmp_path / name / "release" / "privacy.json").read_text())
+
+    persons = "--unit", "patient", "--max-per-unit", "2"
+    first = run("first", *persons, "--epsilon", "1")
+    both = run("both", *persons, "--epsilon", "2", "--seed", "1")
+    assert first["shared_ledger"] and both["shared_ledger"]
+    assert (both["unit_column"], both["num_units"], both["max_records_per_unit"]) == ("patient", 20, 2)
+    assert sum(event["count"] for event in both["events"]) == 2 * sum(event["count"] for event in first["events"])
+    assert first["epsilon"] <= 1 < both["epsilon"] <= 2
+    assert recomputed_epsilon(both["events"], both["delta"], "pld") == pytest.approx(both["epsilon"], rel=5e-3)
+    before = (tmp_path / "ledger").read_bytes()
+    for more in ((), ("--unit", "patient", "--max-per-unit", "3")):
+        with pytest.raises(SystemExit) as refused:
+            run("another", *more, "--epsilon", "4")
+        assert refused.value.code == 2 and not (tmp_path / "another").exists()
+    assert (tmp_path / "ledger").read_bytes() == before
 
 
 @pytest.mark.parametrize(

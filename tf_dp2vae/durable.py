@@ -156,5 +156,8 @@ def unpack(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return json.loads(arrays.pop(_JSON).tobytes()), arrays
 
 
-WAY_OUT = "restore the run's private folder from one copy, or start a new run and count the old ledger in with --ledger"
+WAY_OUT = (
+    "restore the run's private folder from one copy, or start a new run and count the old ledger in with --ledger (with "
+    "--trials, which excludes it: count the broken run as one of them)"
+)
 """What to do about a run whose files no longer fit together."""

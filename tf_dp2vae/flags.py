@@ -197,7 +197,6 @@ class TrainFlags:
                 self.dataset == default["dataset"],
                 f"--dataset {self.dataset} and --data {self.data}: give one of them.",
             )
-        check(self.unit is None or self.ledger is None, "a shared ledger counts records, not persons: drop --ledger.")
         check(
             self.unit is not None or self.max_per_unit == 1,
             f"max_per_unit={self.max_per_unit} bounds nothing without --unit, the array that tells persons apart.",

@@ -65,16 +65,16 @@ def make_augmentation(flags: TrainFlags, records: Records) -> Shifts | None:
     return shifts
 
 
-def make_prior(flags: TrainFlags) -> Prior:
-    """The latent prior that the flags ask for."""
-    if flags.prior == "normal" or flags.pretrain in ("statistics", "not-private"):
+def make_prior(flags: TrainFlags, pretraining: Pretraining) -> Prior:
+    """The latent prior that the flags ask for; a way that is the whole training sets its own."""
+    if flags.prior == "normal" or pretraining.is_whole_training:
         return NormalPrior()
     return GaussianPrior(flags.prior_share, flags.prior_clip)
 
 
-def make_refinement(flags: TrainFlags) -> Refinement | None:
+def make_refinement(flags: TrainFlags, pretraining: Pretraining) -> Refinement | None:
     """What follows training; nothing where no decoder is trained, or no share is left for it."""
-    if not flags.refine_share or flags.pretrain == "statistics":
+    if not flags.refine_share or not pretraining.is_refined:
         return None
     return Refinement(share=flags.refine_share, steps=flags.refine_steps, candidates=flags.candidates)
 

@@ -329,10 +329,6 @@ class DP2VAE(VAE):
         check_whole(steps_per_epoch=steps_per_epoch)
         validation = self._validation_batches(validation_data)
         warn_about_delta(self.privacy.delta, records.num_units)
-        check(
-            not self.ledger.shared or records.unit.column is None,
-            "a shared ledger counts records, not persons: give this run a ledger of its own (leave out --ledger).",
-        )
         self.ledger.vouch(self._guaranteed)
         self.ledger.bind(records.num_records, records.unit.in_full)
         return Training(self, records, batch_size, epochs, steps_per_epoch, verbose).run(callbacks, validation)

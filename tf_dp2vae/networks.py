@@ -46,7 +46,7 @@ class Projection(keras.Layer):
         pixels = math.prod(self.image_shape)
         self.basis = self.add_weight(shape=(pixels, units), initializer="zeros", trainable=False, name="basis")
         self.scale = self.add_weight(shape=(units,), initializer="ones", trainable=False, name="scale")
-        self.flatten = layers.Flatten()
+        self.flatten = layers.Flatten(trainable=False)
         self.built = True
         self.assign(frequency_basis(self.image_shape, _frequencies(units, self.image_shape)), np.ones(units))
 

@@ -43,14 +43,15 @@ class Pretraining(Configuration):
     """What every way of pre-training says of itself.
 
     Attributes:
-      end_to_end: whether everything the private phase depends on is a function of mechanism answers or public.
+      end_to_end: whether everything the private phase depends on is a function of mechanism answers or public; a way that
+        does not say so has no end-to-end guarantee.
       freezes_encoder: whether the private phase trains the decoder alone.
       private: whether what it releases hides any record at all; only a baseline's does not.
       is_whole_training: whether no private step follows, the latent prior being set too (see `baselines`).
       is_refined: whether a decoder is trained, which refinement may go on with.
     """
 
-    end_to_end: ClassVar[bool] = True
+    end_to_end: ClassVar[bool] = False
     freezes_encoder: ClassVar[bool] = True
     private: ClassVar[bool] = True
     is_whole_training: ClassVar[bool] = False
@@ -87,6 +88,7 @@ class Pretraining(Configuration):
 class NoPretraining(Pretraining):
     """Plain DP-VAE: encoder and decoder from scratch under one DP-SGD with one clip."""
 
+    end_to_end: ClassVar[bool] = True
     freezes_encoder: ClassVar[bool] = False
 
     def describe(self) -> str:
@@ -105,7 +107,6 @@ class WithoutNoise(Pretraining):
       learning_rate: of Adam at the start; it falls along a cosine.
     """
 
-    end_to_end: ClassVar[bool] = False
     epochs: int = 10
     learning_rate: float = 2e-3
 
@@ -166,6 +167,7 @@ class Dreams(_WithSleep):
       components: the most principal components that are kept.
     """
 
+    end_to_end: ClassVar[bool] = True
     statistics_share: float = 0.10
     moments_share: float = 0.45
     components: int = 60
@@ -258,6 +260,7 @@ class Public(_WithSleep):
       data: public records; not saved with the model.
     """
 
+    end_to_end: ClassVar[bool] = True
     data: Records | None = None
 
     def describe(self) -> str:
