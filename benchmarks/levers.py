@@ -157,7 +157,7 @@ class Flags:
       epsilon: target epsilon.
       seeds: public seeds, separated by commas.
       epochs: of the evaluating classifier.
-      only: run only the levers whose name contains this.
+      only: run only the lever of this name; where none has it, those whose names contain it.
     """
 
     family: FamilyName = "strokes"
@@ -271,12 +271,14 @@ def stored() -> list[dict]:
 def main() -> None:
     flags = parse(Flags, __doc__)
     data = split(flags.dataset, flags.data)
+    levers = LEVERS[flags.family]
+    chosen = [lever for lever in levers if lever.name == flags.only] or [one for one in levers if flags.only in one.name]
     for seed in map(int, flags.seeds.split(",")):
-        for lever in LEVERS[flags.family]:
+        for lever in chosen:
             row = {"dataset": data.stem, "family": flags.family, "epsilon": flags.epsilon}
             row |= {"lever": lever.name, "seed": seed}
             known = [{name: old[name] for name in row} for old in stored()]
-            if flags.only in lever.name and row not in known:
+            if row not in known:
                 row["accuracy"] = measure(lever, seed, data, flags)
                 rows = [*stored(), row]
                 RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
