@@ -26,7 +26,7 @@ from tf_dp2vae.accounting import Event, Privacy
 from tf_dp2vae.commands import parse
 from tf_dp2vae.pretraining import Dreams
 from tf_dp2vae.priors import GaussianPrior
-from tf_dp2vae.recipes import BATCH_SIZE, RECIPES
+from tf_dp2vae.recipes import RECIPES
 from tf_dp2vae.refinement import Refinement
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +35,10 @@ TARGETS, DELTA, TOLERANCE = (0.2, 1.0, 10.0), 1e-5, 0.02
 PAIRS = ("rdp", "rdp_our_orders", "pld_prv")
 ALL_RELEASES = {**Dreams().shares, **GaussianPrior().shares, **Refinement().shares}
 CASES: dict[str, tuple[float, int, dict[str, float]]] = {
-    "default run on 60,000, strokes": (BATCH_SIZE / 60_000, RECIPES["strokes"].steps, ALL_RELEASES),
-    "default run on 60,000, surfaces": (BATCH_SIZE / 60_000, RECIPES["surfaces"].steps, ALL_RELEASES),
+    **{
+        f"default run on 60,000, {family}": (recipe.batch_size / 60_000, recipe.steps, ALL_RELEASES)
+        for family, recipe in RECIPES.items()
+    },
     "steps alone, batch 1,024": (1024 / 60_000, 1_000, {}),
     "steps alone, batch 256": (256 / 60_000, 2_400, {}),
     "steps alone, batch 4,096": (4096 / 60_000, 150, {}),

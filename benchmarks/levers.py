@@ -272,7 +272,9 @@ def main() -> None:
     flags = parse(Flags, __doc__)
     data = split(flags.dataset, flags.data)
     levers = LEVERS[flags.family]
-    chosen = [lever for lever in levers if lever.name == flags.only] or [one for one in levers if flags.only in one.name]
+    chosen = [lever for lever in levers if lever.name == flags.only] or [
+        one for one in levers if flags.only in one.name
+    ]
     for seed in map(int, flags.seeds.split(",")):
         for lever in chosen:
             row = {"dataset": data.stem, "family": flags.family, "epsilon": flags.epsilon}

@@ -301,8 +301,8 @@ def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):
         ("--dataset fashion_mnist", RECIPES["surfaces"]),
         ("--data digits.npz", RECIPES["surfaces"]),
         ("--data digits.npz --family strokes", RECIPES["strokes"]),
-        ("--family surfaces --blocks 2 --schedule cosine", Recipe(2, 1e-3, "cosine", 300)),
-        ("--blocks 0 --learning-rate 0.5 --steps 30", Recipe(0, 0.5, "cosine", 30)),
+        ("--family surfaces --blocks 2 --schedule cosine", Recipe(2, 1e-3, "cosine", 300, 4096)),
+        ("--blocks 0 --learning-rate 0.5 --steps 30 --batch-size 2", Recipe(0, 0.5, "cosine", 30, 2)),
     ],
 )
 def test_family_sets_what_is_not_given(flags, recipe):
@@ -342,3 +342,6 @@ def test_what_is_left_open_is_filled_in_and_written_down(folder, monkeypatch, fa
 
 def test_a_batch_that_is_not_asked_for_fits_the_records():
     assert [batch_size_for(num) for num in (60_000, 8_192, 8_191, 100, 1)] == [4_096, 4_096, 4_095, 50, 1]
+    batches = [TrainFlags(family="strokes").resolved(num).batch_size for num in (60_000, 2_048, 2_047, 1)]
+    assert batches == [1_024, 1_024, 1_023, 1]
+    assert TrainFlags(family="strokes", batch_size=4_096).resolved(60_000).batch_size == 4_096

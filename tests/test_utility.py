@@ -62,7 +62,7 @@ def test_cell_is_trained_and_evaluated_once(utility, monkeypatch, capsys):
     assert list(row)[:10] == ["dataset", "epsilon", "method", "seed", *figures, "train_seconds"]
     assert main(utility, monkeypatch, **ONE) == []
     printed = capsys.readouterr().out
-    assert "| dreams | end to end | 150 × 4,096 | 80.0 | 85.0 | 90.0 | 80.0 | 100 | 1 | 1.0 |" in printed
+    assert "| dreams | end to end | 150 × 1,024 | 80.0 | 85.0 | 90.0 | 80.0 | 100 | 1 | 1.0 |" in printed
     assert "DPDM, accuracy sampler, as published" in printed
     assert (utility.RESULTS.parent / "utility.md").read_text() in printed
     pictures = [matplotlib.image.imread(utility.RESULTS.parent / f"utility_{name}.png") for name in ("cnn", "fid")]
@@ -105,8 +105,8 @@ def test_row_of_a_kept_run_is_completed_without_training(utility, monkeypatch):
 def test_cell_is_run_again_once_the_defaults_are_others(utility, monkeypatch):
     main(utility, monkeypatch, **ONE)
     (row,) = utility.load()
-    assert (row["settings"]["batch_size"], row["settings"]["steps"]) == (4096, 150)
-    utility.store({**row, "settings": {**row["settings"], "batch_size": 1024}})
+    assert (row["settings"]["batch_size"], row["settings"]["steps"]) == (1024, 150)
+    utility.store({**row, "settings": {**row["settings"], "batch_size": 4096}})
     assert main(utility, monkeypatch, **ONE) == ["train.py", "evaluate.py"]
     assert utility.load() == [row] and main(utility, monkeypatch, **ONE) == []
 

@@ -51,13 +51,13 @@ class TrainFlags:
       refine_share: part of the budget for mean features, which samples are matched to and judged by; 0 for no refinement.
       refine_steps: ordinary steps of the matching, 240 samples each; 0 for none.
       candidates: samples that the released judge chooses one from; 1 for no judge.
-      batch_size: expected records in a Poisson batch; expected persons with --unit. By default 4096, or half of all where
-        they are fewer than 8192.
+      batch_size: expected records in a Poisson batch; expected persons with --unit. By default 1024 for strokes and 4096 for
+        surfaces, or half of all where they are fewer than two such batches.
       steps: private steps in all, a multiple of --rounds; by default 150 for strokes, 300 for surfaces.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
       family: what images show - strokes (digits, letters) or surfaces (clothes, photographs); sets --blocks, --steps,
-        --learning-rate and --schedule where they are not given; by-name is strokes for data sets known to be such, as
-        mnist, else surfaces.
+        --batch-size, --learning-rate and --schedule where they are not given; by-name is strokes for data sets known to be
+        such, as mnist, else surfaces.
       learning_rate: of the private phase's Adam, at its start; by default 2e-3 for strokes, 1e-3 for surfaces.
       schedule: of that rate - cosine (falls to 0 along a half cosine) or constant; by-family is cosine for strokes.
       ema: momentum of the weight average that is released, from 0 (none) to below 1.
@@ -247,12 +247,14 @@ class TrainFlags:
         named: FamilyName = "surfaces" if self.data else family_of(self.dataset)
         recipe = RECIPES[named if self.family == "by-name" else self.family]
         schedule = None if self.schedule == "by-family" else self.schedule
-        return recipe.changed(blocks=self.blocks, learning_rate=self.learning_rate, schedule=schedule, steps=self.steps)
+        asked = {name: getattr(self, name) for name in ("blocks", "learning_rate", "steps", "batch_size")}
+        return recipe.changed(**asked, schedule=schedule)
 
     def resolved(self, num_units: int) -> TrainFlags:
         """These flags with all that a default leaves open filled in, for so many records (or persons)."""
-        recipe, batch_size = self.recipe, self.batch_size
-        return replace(self, **vars(recipe), batch_size=batch_size_for(num_units) if batch_size is None else batch_size)
+        recipe = self.recipe
+        fitting = batch_size_for(num_units, recipe.batch_size) if self.batch_size is None else self.batch_size
+        return replace(self, **vars(recipe.changed(batch_size=fitting)))
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""
