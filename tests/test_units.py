@@ -295,14 +295,14 @@ def test_runs_on_one_ledger_of_persons_share_one_budget(tmp_path, monkeypatch):
         train.main()
         return json.loads((tmp_path / name / "release" / "privacy.json").read_text())
 
-    persons = "--unit", "patient", "--max-per-unit", "2"
+    persons = "--unit", "patient", "--max-per-unit", "2", "--accountant", "rdp"
     first = run("first", *persons, "--epsilon", "1")
     both = run("both", *persons, "--epsilon", "2", "--seed", "1")
     assert first["shared_ledger"] and both["shared_ledger"]
     assert (both["unit_column"], both["num_units"], both["max_records_per_unit"]) == ("patient", 20, 2)
     assert sum(event["count"] for event in both["events"]) == 2 * sum(event["count"] for event in first["events"])
     assert first["epsilon"] <= 1 < both["epsilon"] <= 2
-    assert recomputed_epsilon(both["events"], both["delta"], "pld") == pytest.approx(both["epsilon"], rel=5e-3)
+    assert recomputed_epsilon(both["events"], both["delta"], "rdp") == pytest.approx(both["epsilon"], rel=5e-3)
     before = (tmp_path / "ledger").read_bytes()
     for more in ((), ("--unit", "patient", "--max-per-unit", "3")):
         with pytest.raises(SystemExit) as refused:
