@@ -227,6 +227,14 @@ def test_damaged_run_gets_one_line_and_writes_nothing(root, monkeypatch, capsys,
     refused(root, monkeypatch, capsys, words)
 
 
+def test_a_run_that_is_not_named_is_asked_for_by_the_name_that_help_gives(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "evaluate.py: the following arguments are required: run (--help lists all flags)"
+
+
 def refused(root, monkeypatch, capsys, words, *flags):
     before = sorted(root.rglob("*"))
     capsys.readouterr()

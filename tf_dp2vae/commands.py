@@ -19,9 +19,12 @@ USAGE_ERROR = 2
 
 class _OneLineParser(ArgumentParser):
     def _preprocessing(self, *args: Any, **kwargs: Any) -> None:
-        """The library's own, which makes the flags. It takes one that may be None for one whose value may be left out."""
+        """The library's own, which makes the flags. It takes one that may be None for one whose value may be left out, and
+        calls one without dashes by its place in this program."""
         super()._preprocessing(*args, **kwargs)
         for action in self._actions:
+            if not action.option_strings:
+                action.metavar = action.dest.rpartition(".")[2]
             if action.nargs == "?" and not isinstance(action, BooleanOptionalAction):
                 action.nargs = None
 
