@@ -113,7 +113,7 @@ class Products:
         if self._forms:
             return _squared_rows(self._formed)
         if self.left.shape[2] == 1:
-            return tf.reduce_sum(_squared_last(self.left)[..., 0] * _squared_last(self.right)[..., 0], axis=1)
+            return tf.reduce_sum(_squared_last(self.left) * _squared_last(self.right), axis=(1, 2))
         return _gram_squared_norms(self.left, self.right)
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
@@ -123,10 +123,10 @@ class Products:
         elif self._forms:
             total = tf.reshape(_weighted_rows(weights, self._formed), [groups, m, n])
         else:
-            left, right, scale = self.left, self.right, weights[:, None, None, None]
+            left, right, scale = self.left, self.right, tf.reshape(weights, [-1, 1, 1, 1])
             left, right = (left * scale, right) if m < n else (left, right * scale)
-            total = _matmul_by_group(_group_major(left), _group_major(right))
-        return tf.reshape(tf.transpose(total, [1, 0, 2]), [-1])
+            total = _matmul_by_group(left, right)
+        return tf.reshape(total if groups == 1 else tf.transpose(total, [1, 0, 2]), [-1])
 
     def silenced(self, keep: tf.Tensor) -> Products:
         return Products(null_unless(keep, self.left), null_unless(keep, self.right))
@@ -215,19 +215,19 @@ def _safe_gram(squared: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.maximum(squared, 0.0) + _GRAM_ROUNDING * tf.square(size)
 
 
-def _group_major(factor: tf.Tensor) -> tf.Tensor:
-    """[examples, groups, positions, m] → [groups, examples·positions, m]."""
-    _, groups, _, m = factor.shape
-    if groups == 1:
-        return tf.reshape(factor, [1, -1, m])
-    return tf.reshape(tf.transpose(factor, [1, 0, 2, 3]), [groups, -1, m])
-
-
 def _matmul_by_group(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """leftᵀ right of each group. One group goes through the plain kernel, which is quicker than a batch of one."""
-    if left.shape[0] == 1:
-        return tf.linalg.matmul(left[0], right[0], transpose_a=True)[None]
-    return tf.linalg.matmul(left, right, transpose_a=True)
+    """Σ leftᵀ right over examples and positions, [groups, m, n]; without the axis of groups where there is one.
+
+    One group goes through the plain kernel, which is quicker than a batch of one.
+    """
+    groups = left.shape[1]
+    if groups == 1:
+        rows = (tf.reshape(factor, [-1, factor.shape[-1]]) for factor in (left, right))
+        return tf.linalg.matmul(*rows, transpose_a=True)
+    by_group = (
+        tf.reshape(tf.transpose(factor, [1, 0, 2, 3]), [groups, -1, factor.shape[-1]]) for factor in (left, right)
+    )
+    return tf.linalg.matmul(*by_group, transpose_a=True)
 
 
 def null_unless(keep: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -252,7 +252,7 @@ def _weighted_rows(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """Σ_i weights_i rows_i. XLA's product of a vector and a matrix walks columns on a CPU; its fused sum does not."""
     if inside_xla():
         return tf.reduce_sum(weights[:, None] * rows, axis=0)
-    return tf.linalg.matmul(weights[None], rows)[0]
+    return tf.reshape(tf.linalg.matmul(tf.reshape(weights, [1, -1]), rows), [-1])
 
 
 def inside_xla() -> bool:

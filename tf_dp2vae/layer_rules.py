@@ -57,8 +57,9 @@ def _by_example(tensor: tf.Tensor, examples: int) -> tf.Tensor:
 
 def _summed(tensor: tf.Tensor, examples: int) -> Vectors:
     """The sum over an example's positions."""
-    rows = _by_example(tensor, examples)
-    return Vectors(rows[:, 0] if rows.shape[1] == 1 else tf.reduce_sum(rows, axis=1))
+    if tensor.shape.rank == 2 and tensor.shape[0] == examples:
+        return Vectors(tensor)
+    return Vectors(tf.reduce_sum(_by_example(tensor, examples), axis=1))
 
 
 def _with_bias(layer: Any, kernel: Products, gradient: tf.Tensor, examples: int) -> Gradients:
@@ -78,7 +79,8 @@ def _dense_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
 
 
 def _dense_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
-    kernel = Products(_by_example(inputs, examples)[:, None], _by_example(gradient, examples)[:, None])
+    left, right = (tf.reshape(tensor, [examples, 1, -1, tensor.shape[-1]]) for tensor in (inputs, gradient))
+    kernel = Products(left, right)
     return _with_bias(layer, kernel, gradient, examples)
 
 
@@ -118,7 +120,7 @@ def _conv_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
 def _conv_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
     read = patches(inputs, _windows(layer, inputs.shape, gradient.shape))
     left = _grouped(read, layer.groups, examples)
-    right = _grouped(_by_example(gradient, examples)[:, :, None], layer.groups, examples)
+    right = _grouped(tf.expand_dims(_by_example(gradient, examples), 2), layer.groups, examples)
     return _with_bias(layer, Products(left, right), gradient, examples)
 
 
@@ -147,7 +149,7 @@ def _conv_transpose_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
 def _conv_transpose_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
     # The mirror image of a convolution: windows of the output's gradient meet the pixels of the input.
     met = patches(gradient, _windows(layer, gradient.shape, inputs.shape))
-    kernel = Products(_grouped(met, 1, examples), _by_example(inputs, examples)[:, None])
+    kernel = Products(_grouped(met, 1, examples), tf.expand_dims(_by_example(inputs, examples), 1))
     return _with_bias(layer, kernel, gradient, examples)
 
 

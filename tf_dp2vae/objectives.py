@@ -35,7 +35,7 @@ def draw_latent(mean: tf.Tensor, log_variance: tf.Tensor, standard_normal: tf.Te
     Reference: Kingma and Welling 2014, section 2.4.
     """
     spread = tf.exp(0.5 * bounded(log_variance))
-    latent = mean[:, None] + spread[:, None] * standard_normal
+    latent = tf.expand_dims(mean, 1) + tf.expand_dims(spread, 1) * standard_normal
     return tf.reshape(latent, [-1, mean.shape[-1]])
 
 
@@ -51,7 +51,7 @@ def negative_elbo(images: tf.Tensor, logits: tf.Tensor, mean: tf.Tensor, log_var
     """
     examples = images.shape[0] if images.shape[0] is not None else tf.shape(images)[0]
     logits = tf.reshape(logits, [examples, -1, *images.shape[1:]])
-    targets = tf.broadcast_to(images[:, None], tf.shape(logits))
+    targets = tf.broadcast_to(tf.expand_dims(images, 1), tf.shape(logits))
     nats = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
     reconstruction = tf.reduce_mean(tf.reduce_sum(nats, axis=(2, 3, 4)), axis=1)
     log_variance = bounded(log_variance)

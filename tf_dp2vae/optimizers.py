@@ -95,7 +95,7 @@ class DPOptimizerMixin:
             )
         self._was_dp_gradients_called = True
         sums: Any = loss(var_list, self._l2_norm_clip, self._noise_multiplier)
-        self._issued = [noised / tf.cast(self.expected_batch_size, noised.dtype) for noised in sums]
+        self._issued = [noised * (1 / self.expected_batch_size) for noised in sums]
         return list(zip(self._issued, var_list))
 
     def apply(self, grads, trainable_variables=None):

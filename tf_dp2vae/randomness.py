@@ -107,4 +107,5 @@ def on_grid(noised: Any, stddev: float) -> Any:
     if stddev == 0:
         return noised
     step = 2.0 ** math.floor(math.log2(GRID * stddev))
-    return (tf.round if tf.is_tensor(noised) else np.round)(noised / step) * step
+    # By powers of two, products are as exact as quotients; on a vector of all weights they take half the time.
+    return (tf.math.rint if tf.is_tensor(noised) else np.rint)(noised * (1 / step)) * step

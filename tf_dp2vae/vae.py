@@ -94,7 +94,8 @@ class VAE(keras.Model):
         """The parts of the negative ELBO, each [examples]; standard_normal is [examples, K, latent]."""
         mean, log_variance = self.encode(images, labels, apply)
         latent = objectives.draw_latent(mean, log_variance, standard_normal)
-        logits = self.decode(latent, tf.repeat(labels, standard_normal.shape[1]), apply)
+        draws = standard_normal.shape[1]
+        logits = self.decode(latent, labels if draws == 1 else tf.repeat(labels, draws), apply)
         return objectives.negative_elbo(images, logits, mean, log_variance)
 
     def private_draws(self, random: np.random.Generator, num: int) -> tuple[np.ndarray, ...]:
