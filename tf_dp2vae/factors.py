@@ -233,7 +233,7 @@ def _matmul_by_group(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 def null_unless(keep: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Zeros in place of the examples where `keep`, [examples], is false."""
     where = tf.reshape(keep, [-1] + [1] * (factor.shape.rank - 1))
-    return tf.where(where, factor, tf.zeros_like(factor))
+    return tf.where(where, factor, tf.zeros([], factor.dtype))
 
 
 def _squared_last(factor: tf.Tensor) -> tf.Tensor:
