@@ -3,8 +3,8 @@
     python benchmarks/levers.py                                            # MNIST
     python benchmarks/levers.py --family surfaces --dataset fashion_mnist  # or --data FILE.npz
 
-Every lever is moved at batches of 1,024 and 150 steps, for surfaces an eighth of the work that the recipe's private steps are;
-the levers of batch and steps tell what that work is worth. Nothing is measured on test images: the last 10,000
+Every lever is moved at batches of 1,024 and 150 steps, for surfaces an eighth of the recipe's work; the levers of batch and
+steps tell what that work is worth. Nothing is measured on test images: the last 10,000
 *training* images are held out, the rest are the records. A CNN trained on 30,000 samples is tested on the held-out part.
 Rows go to benchmarks/results/levers.json; those that stand there are not run again. Two commands may run side by side, for
 two data sets or by --only.

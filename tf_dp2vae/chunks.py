@@ -1,9 +1,9 @@
 """How many examples of a Poisson batch are processed at once, where nobody says.
 
 Few large chunks are faster than many small ones, whose kernels are dispatched for little work. Memory sets the limit: a
-chunk may hold most of what an ordinary step on the whole batch would (or what is negligible beside the program itself), and
-no more than a fixed budget, beyond which memory stays flat however large the batch. All are counted from shapes. Privacy
-does not depend on any of it.
+chunk may hold little more than an ordinary step on the whole batch would (or what is negligible beside the program
+itself), and no more than a fixed budget, beyond which memory stays flat however large the batch. All are counted from
+shapes. Privacy does not depend on any of it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tf_dp2vae.taps import is_graph
 _BUDGET = 96 * 2**20
 """Bytes that a chunk may hold."""
 
-_PART = 0.85
-"""Of what an ordinary step on the whole batch holds; the rest is for noise and for batches drawn ahead."""
+_PART = 1.3
+"""Of what an ordinary step on the whole batch holds beside the program itself; in all, a step then takes up to half more."""
 
 _NEGLIGIBLE = 22 * 2**20
 """Bytes that are not worth a smaller chunk: the compiled step itself takes more."""
