@@ -4,10 +4,10 @@
     python benchmarks/levers.py --family surfaces --dataset fashion_mnist  # or --data FILE.npz
 
 Every lever is moved at batches of 1,024 and 150 steps, for surfaces an eighth of the recipe's work; the levers of batch and
-steps tell what that work is worth. Nothing is measured on test images: the last 10,000
-*training* images are held out, the rest are the records. A CNN trained on 30,000 samples is tested on the held-out part.
-Rows go to benchmarks/results/levers.json; those that stand there are not run again. Two commands may run side by side, for
-two data sets or by --only.
+steps tell what that work is worth. Nothing is measured on test images: the last 10,000 *training* images are held out, the
+rest are the records. A CNN trained on 30,000 samples is tested on the held-out part. Rows go to
+benchmarks/results/levers.json; those that stand there are not run again. Two commands may run side by side, for two data
+sets or by --only.
 
     python benchmarks/levers.py --epsilon 10 --only steps --seeds 0,1,2  # some levers, elsewhere
 """
@@ -272,9 +272,8 @@ def main() -> None:
     flags = parse(Flags, __doc__)
     data = split(flags.dataset, flags.data)
     levers = LEVERS[flags.family]
-    chosen = [lever for lever in levers if lever.name == flags.only] or [
-        one for one in levers if flags.only in one.name
-    ]
+    named = [lever for lever in levers if lever.name == flags.only]
+    chosen = named or [lever for lever in levers if flags.only in lever.name]
     for seed in map(int, flags.seeds.split(",")):
         for lever in chosen:
             row = {"dataset": data.stem, "family": flags.family, "epsilon": flags.epsilon}

@@ -591,6 +591,13 @@ def test_what_a_statement_says_of_pretraining_stays(trained, tmp_path):
         fit(shared)
 
 
+def test_networks_are_looked_at_as_they_come_and_as_they_are_frozen_and_not_again(monkeypatch):
+    seen = []
+    monkeypatch.setattr("tf_dp2vae.model.refuse_mixing", lambda networks: seen.append(networks[0].trainable))
+    fit(tiny_model(pretraining=DREAMS))
+    assert seen == [True, False]
+
+
 class Unsaid(Pretraining):
     """A way of somebody's own that says nothing of what it reads."""
 

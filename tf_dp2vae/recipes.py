@@ -42,7 +42,7 @@ class Recipe:
 RECIPES: dict[FamilyName, Recipe] = {
     # A half cosine is half of its start on average, so the rates are alike. For a given ε, noise on the mean gradient falls
     # with the batch, ever more slowly: from 1,024 to 4,096, with 150 steps on 60,000 records and the default releases, by
-    # 56 % at ε = 10, 12 % at 1 and 1 % at 0.2. Surfaces gain by it and by more steps, which cost half of what strokes' do.
+    # 56 % at ε = 10, 12 % at 1 and 1 % at 0.2. Surfaces gain by it at 10, with more steps, half as dear as those of strokes.
     "strokes": Recipe(blocks=1, learning_rate=2e-3, schedule="cosine", steps=150, batch_size=1024),
     "surfaces": Recipe(blocks=0, learning_rate=1e-3, schedule="constant", steps=300, batch_size=4096),
 }
@@ -50,7 +50,10 @@ _OF_STROKES = {"mnist", "emnist", "kmnist", "omniglot"}
 
 
 def batch_size_for(num_units: int, largest: int = RECIPES["surfaces"].batch_size) -> int:
-    """The batch where none is asked for: the largest, or half of the records (or persons) where they are too few for two."""
+    """The batch where none is asked for: the largest, or half of the records (or persons) where they are too few for two.
+
+    Where no family is known, the largest is that of surfaces, as for any images.
+    """
     return max(1, min(largest, num_units // 2))
 
 
