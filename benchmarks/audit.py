@@ -145,8 +145,10 @@ def released_tells(records: Records, way: Pretraining, parts: Parts) -> OneRunVe
     model = DP2VAE(encoder, decoder, privacy=CLAIM, pretraining=way, prior=prior)
     model.mechanisms = parts.mechanisms(model.ledger, SystemEntropy())
     model.compile("dp-adam")
-    planted = {"PoissonSource": parts.source, "make_engine": lambda *_: parts.engine()}
-    with mock.patch.multiple("tf_dp2vae.model", **planted):
+    with (
+        mock.patch("tf_dp2vae.training.PoissonSource", parts.source),
+        mock.patch("tf_dp2vae.model.make_engine", lambda *_: parts.engine()),
+    ):
         model.fit(records.joined(*canaries), batch_size=BATCH, epochs=ROUNDS, steps_per_epoch=STEPS, verbose=0)
     sampler = model.sampler()
     labels = np.repeat(np.arange(10), SAMPLES // 10)

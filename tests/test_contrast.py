@@ -6,7 +6,8 @@ import tensorflow as tf
 from conftest import CLASSES, DREAMS, SHAPE, Silence, some_records, tiny_model
 
 from tf_dp2vae.accounting import CLASS_STATISTICS, DREAM_MOMENTS, Event, Plan
-from tf_dp2vae.contrast import mean_energy
+from tf_dp2vae.checkpoints import Phase
+from tf_dp2vae.contrast import Contrast, mean_energy
 from tf_dp2vae.dreams import image_bound, statistics_basis
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
@@ -85,3 +86,11 @@ def decoding_to_strokes():
 
 def energy_of_strokes(gain):
     return 4 / (1 + np.exp(-2 * gain)) ** 2 + 60 / (1 + np.exp(3 * gain)) ** 2
+
+
+def test_fit_sets_the_gain_from_what_it_released(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Contrast, "match", lambda self, model: asked.append((float(self.energy), model.phase)))
+    model = tiny_model(pretraining=DREAMS)
+    model.fit(some_records(), batch_size=8, epochs=1, steps_per_epoch=2, verbose=0)
+    assert asked == [(float(model.contrast.energy), Phase.PRIVATE)] and asked[0][0] > 0

@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import Silence, some_records
+from conftest import Silence, some_records, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tf_dp2vae import pretraining
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.dreams import DreamGenerator, components, frequency_basis, generator, shrunk_covariances
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.moments import Classes, Moments
+from tf_dp2vae.pretraining import Dreams
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records
 
@@ -171,3 +174,33 @@ def test_seeded_noise_makes_equal_dreams_and_other_noise_others():
 
     np.testing.assert_array_equal(answer(1).sums, answer(1).sums)
     assert not np.array_equal(answer(1).sums, answer(2).sums)
+
+
+def test_pretraining_counts_classes_looks_along_components_and_learns_dreams(monkeypatch):
+    generators, losses = [], []
+    endless, pretrain = pretraining._endless, DP2VAE.pretrain
+
+    def dreaming(dreamer, seed):
+        generators.append(dreamer)
+        return endless(dreamer, seed)
+
+    def loss(model):
+        random = np.random.default_rng(7)
+        labels = generators[0].sample_labels(256, random)
+        return model.evaluate(generators[0].sample(labels, random), labels, verbose=0, return_dict=True)["loss"]
+
+    def watched(model, *arguments):
+        losses.append(loss(model))
+        pretrain(model, *arguments)
+        losses.append(loss(model))
+
+    monkeypatch.setattr(pretraining, "_endless", dreaming)
+    monkeypatch.setattr(DP2VAE, "pretrain", watched)
+    model = tiny_model(pretraining=Dreams(steps=100, learning_rate=1e-2, sleep_steps=0))
+    model.fit(some_records(47), batch_size=8, epochs=1, steps_per_epoch=1, verbose=0)
+    (dreamer,) = generators
+    np.testing.assert_allclose(model.latent_prior.frequencies, dreamer.classes.frequencies, rtol=1e-6)
+    seen, kept = model.encoder.get_layer("projection"), dreamer.basis.shape[1]
+    np.testing.assert_allclose(seen.basis.numpy()[:, :kept], dreamer.basis, atol=1e-6)
+    np.testing.assert_allclose(seen.scale.numpy()[:kept], 1 / np.maximum(dreamer.spread, 0.01), rtol=1e-5)
+    assert losses[1] < 0.95 * losses[0]

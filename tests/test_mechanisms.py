@@ -416,6 +416,27 @@ def test_noise_of_moments_is_isotropic_in_units_of_the_contribution(weights):
     np.testing.assert_allclose(diagonals.std(), answers[0].second_noise, rtol=0.1)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_number_of_a_release_lies_on_its_grid(shared):
+    """Counts, sums, diagonals and the rest of second moments: what is finer than noise could tell neighbours apart."""
+    records, deviation, bound, weights = some_records(30), 2.0, 3.0, (0.5, 1.0, 2.0)
+    latent = lambda images, labels: (images.reshape(len(images), -1)[:, :4], np.full((len(images), 4), 0.3))  # noqa: E731
+    door = Mechanisms(Ledger(), SystemEntropy())
+    moments = door.latent_moments(records, Event("latent", deviation), latent, bound, weights, shared)
+    unit = deviation * np.linalg.norm(weights)
+    diagonal = np.eye(4, dtype=bool)
+    answers = {
+        unit / weights[0]: moments.counts,
+        unit * bound / weights[1]: moments.sums,
+        unit * bound**2 / weights[2]: moments.seconds[:, diagonal],
+        unit * bound**2 / weights[2] / np.sqrt(2): moments.seconds[:, ~diagonal],
+    }
+    features = door.feature_means(records, Event("features", deviation), lambda images: images.reshape(len(images), -1))
+    for stddev, numbers in [*answers.items(), (deviation, features.sums)]:
+        step = 2.0 ** np.floor(np.log2(GRID * stddev))
+        assert numbers.any() and not np.mod(numbers, step).any()
+
+
 def test_noise_ignores_the_seed_of_the_user():
     answers = []
     for _ in range(2):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -11,14 +12,17 @@ import pytest
 import tensorflow as tf
 from conftest import CLASSES, DREAMS, LATENT, SHAPE, images_and_labels, some_records, tiny_model
 
-from tf_dp2vae.accounting import Privacy
+from tf_dp2vae import accounting
+from tf_dp2vae.accounting import Event, Privacy
 from tf_dp2vae.checkpoints import Checkpoints
 from tf_dp2vae.ledger import Ledger
+from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.optimizers import DPSGD, DPAdam
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Pretraining, Public, Unprotected
 from tf_dp2vae.priors import GaussianPrior, NormalPrior
+from tf_dp2vae.progress import EpsilonSpent
 from tf_dp2vae.randomness import InsecureSeed
 from tf_dp2vae.records import Records, checked_records
 from tf_dp2vae.refinement import Refinement
@@ -113,6 +117,31 @@ def test_validation_data_and_passive_callbacks_are_welcome(tmp_path):
     assert len(history.history["val_loss"]) == 2
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
     assert len(seen) == 4 and seen == sorted(seen) and len(set(seen)) == 4
+
+
+def test_epsilon_shown_is_never_less_than_what_was_spent():
+    """Of a thousand steps ε is computed at some; between them the next one's is shown, not the last one's."""
+    privacy, before = Privacy(), [Event("class statistics", 20.0)]
+    plan, shown = accounting.plan(privacy, 0.01, 1000, {}, before), EpsilonSpent()
+    shown.follow(before, plan, privacy)
+    for step in range(1, 1001):
+        shown.advance()
+        if step in (1, 2, 13, 499, 500, 501, 999, 1000):
+            events = [*before, replace(plan.step, count=step)]
+            spent = accounting.epsilon(events, privacy.delta, privacy.accountant)
+            assert spent * (1 - 1e-6) <= float(shown.result()) <= 1.5 * spent + 0.1
+
+
+def test_latent_means_are_clipped_at_the_share_of_their_norm(monkeypatch):
+    asked, release = [], Mechanisms.latent_moments
+
+    def watched(door, records, event, encode, bound, *more, **named):
+        asked.append(bound)
+        return release(door, records, event, encode, bound, *more, **named)
+
+    monkeypatch.setattr(Mechanisms, "latent_moments", watched)
+    fit(tiny_model(prior=GaussianPrior(clip=1.3)))
+    assert asked == [pytest.approx(1.3 * np.sqrt(LATENT))]
 
 
 @pytest.mark.parametrize(
