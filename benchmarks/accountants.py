@@ -9,7 +9,7 @@ to benchmarks/results/accountants.json. The exit code is 1 where a pair differs 
 
 from __future__ import annotations
 
-import checkout  # noqa: F401 - before whatever imports TensorFlow or the package
+from checkout import ROOT  # before whatever imports TensorFlow or the package
 
 # isort: split
 import json
@@ -29,7 +29,6 @@ from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.recipes import RECIPES
 from tf_dp2vae.refinement import Refinement
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TARGETS, DELTA, TOLERANCE = (0.2, 1.0, 10.0), 1e-5, 0.02
 PAIRS = ("rdp", "rdp_our_orders", "pld_prv")

@@ -17,12 +17,12 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from speed import ORDINARY, OURS
 from speed_engines.shapes import CLASSES, Shapes, shapes_of
 
 from tf_dp2vae.factors import prefers_gram
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
-ORDINARY, OURS = ("non-private", "non-private-no-xla"), "book-keeping-no-xla"
 
 
 class Layer(NamedTuple):

@@ -25,11 +25,11 @@ _HEAD = (
 )
 _INTRODUCTION = """# Usefulness and fidelity
 
-Written by `python benchmarks/utility.py` from `utility.json`, the rows that the same command measured, and
+Written by `python benchmarks/utility.py --fid-samples 1000` from `utility.json`, the rows that it measured, and
 `published.json`, figures as their authors published them. Classifiers are trained on 60,000 samples and tested on the real
 test images, the epoch chosen on other samples. Our FID is against test images, as many as there are samples; peers' is of
 60,000 samples against the training images. Smaller sets read higher, so compare FIDs with their sizes in mind. Mean ±
-standard deviation over seeds; noise is fresh in each run.
+standard deviation over seeds; noise is fresh in each run. Minutes are left out where trainings were suspended.
 """
 
 

@@ -58,16 +58,6 @@ def test_fid_of_few_real_images_is_that_of_another_implementation(features):
     assert 0 <= fid(first, first) < 1e-6
 
 
-@needs_weights
-@pytest.mark.slow
-def test_fid_of_real_against_real_images(features):
-    test = datasets.load("mnist").test
-    with test.opened() as (images, _):
-        found = features(images[:5000])
-    assert 4.7 < fid(found[:2500], found[2500:]) < 5.1
-    assert fid(found[:2500], found[:2500]) < 1e-6
-
-
 def test_other_weights_are_refused(tmp_path):
     file = tmp_path / "weights.npz"
     with pytest.raises(InvalidInputError, match="do not exist"):

@@ -52,8 +52,10 @@ class Sleep(keras.callbacks.Callback):
     @contextmanager
     def _encoder_trainable(self) -> Iterator[None]:
         self.model.encoder.trainable = True
-        yield
-        self.model.encoder.trainable = False
+        try:
+            yield
+        finally:
+            self.model.encoder.trainable = False
 
     def _copy_averaged_weights(self) -> None:
         """What is dreamt with: the decoder's weights, averaged where they are trained and the optimizer averages them."""

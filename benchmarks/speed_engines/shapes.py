@@ -20,7 +20,6 @@ class Shapes:
       dense: units of the hidden dense layers, all ReLU.
       start: (height, width, channels) that the last of them is reshaped to, where convolutions follow.
       filters: of transposed convolutions 4×4 with stride 2, ReLU between them.
-      physical: examples that our engine holds at once; None for the library's own choice.
     """
 
     image: tuple[int, int, int]
@@ -28,7 +27,6 @@ class Shapes:
     dense: tuple[int, ...]
     start: tuple[int, int, int] | None = None
     filters: tuple[int, ...] = ()
-    physical: int | None = None
 
     @property
     def pixels(self) -> int:
@@ -43,7 +41,7 @@ NETWORKS = {
 
 
 def growing(factor: int, what: str) -> Shapes:
-    """The mnist-conv decoder with `factor` times the filters, or `factor`/2 times the image side."""
+    """mnist-conv with `factor` quarters of its filters, or a decoder of half of them to images of side 16·`factor`."""
     if what == "weights":
         return Shapes((28, 28, 1), 16, (7 * 7 * 16 * factor,), (7, 7, 16 * factor), (8 * factor, 1))
     side = 4 * factor
@@ -51,7 +49,7 @@ def growing(factor: int, what: str) -> Shapes:
 
 
 def shapes_of(network: str) -> Shapes:
-    """By name; `weights:4` and `side:2` are members of the families that show growth."""
+    """By name; `weights:4` (mnist-conv itself) and `side:2` are members of the families that show growth."""
     what, _, factor = network.partition(":")
     return growing(int(factor), what) if factor else NETWORKS[network]
 

@@ -28,7 +28,7 @@ def build(engine: str, shapes: Shapes, batch: int, draws: int) -> Step:
     model = make_model(shapes, draws)
     images, labels = records(shapes, batch)
     if engine.startswith("book-keeping"):
-        return _our_step(shapes, model, images, labels, xla="no-xla" not in engine)
+        return _our_step(model, images, labels, xla="no-xla" not in engine)
     if engine.startswith("non-private"):
         return _ordinary_step(model, tf.constant(images), tf.constant(labels), xla="no-xla" not in engine)
     return _tensorflow_privacy_step(model, tf.constant(images), tf.constant(labels), loop=engine == "tfp-loop")
@@ -66,20 +66,19 @@ def make_model(shapes: Shapes, draws: int = 1) -> DP2VAE:
     return model
 
 
-def our_source(model: DP2VAE, images: np.ndarray, labels: np.ndarray, physical: int | None = None) -> PoissonSource:
+def our_source(model: DP2VAE, images: np.ndarray, labels: np.ndarray) -> PoissonSource:
     """Readies the model for private steps as `fit` does; its batches at q = 1, so that each engine does the same work."""
-    size = physical or chunk_size(model.private_networks, len(images), 1.0, model.draws)
+    size = min(chunk_size(model.private_networks, len(images), 1.0, model.draws), len(images))
     model.compile(DPAdam(l2_norm_clip=1.0, noise_multiplier=1.0, expected_batch_size=float(len(images))))
     model._engine = make_engine("book-keeping", model.private_networks)
     model.optimizer.build(model.trainable_variables)
     num_weights, records = model.decoder.count_params(), Records(images, labels, CLASSES)
-    size = min(size, len(images))
     return PoissonSource(records, 1.0, size, SystemEntropy(), num_weights, model.private_draws)
 
 
-def _our_step(shapes: Shapes, model: DP2VAE, images: np.ndarray, labels: np.ndarray, xla: bool) -> Step:
+def _our_step(model: DP2VAE, images: np.ndarray, labels: np.ndarray, xla: bool) -> Step:
     """As `fit` takes it: index draw, gather and noise on their thread, the batch fetched inside the program."""
-    batches = iter(our_source(model, images, labels, shapes.physical).dataset())
+    batches = iter(our_source(model, images, labels).dataset())
     compiled = tf.function(model._private_step, jit_compile=xla, reduce_retracing=True)
     step = tf.function(lambda batches: compiled(next(batches)), reduce_retracing=True)
     return lambda: step(batches)["loss"].numpy()

@@ -26,6 +26,8 @@ from tf_dp2vae.sampling import PoissonBatch, PoissonSource, no_draws
 TABLES = 4
 """A clip on each table, instead of one over all, lets a record contribute √4 = 2 times C."""
 _SLOPE = 5.0
+_PLACES = (1, 256, 256**2)
+"""What a channel's digit counts for in a record's number."""
 
 
 class Parts(NamedTuple):
@@ -53,7 +55,7 @@ def numbered(numbers: np.ndarray, pulling: np.ndarray, num_null: int = 0) -> Rec
 
 def numbers_of(images: np.ndarray) -> np.ndarray:
     """The numbers that images [n, 1, 1, 3] carry."""
-    return images.reshape(-1, 3).astype(int) @ [1, 256, 256**2]
+    return images.reshape(-1, 3).astype(int) @ _PLACES
 
 
 class _DiracLoss:
@@ -70,7 +72,7 @@ class _DiracLoss:
         self, images: tf.Tensor, labels: tf.Tensor, draws: tuple[tf.Tensor, ...]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         digits = tf.cast(tf.round(255 * tf.reshape(images, [-1, 3])), tf.int32)
-        return tf.reduce_sum(digits * [1, 256, 256**2], axis=1, keepdims=True), _SLOPE * tf.cast(labels, tf.float32)
+        return tf.reduce_sum(digits * _PLACES, axis=1, keepdims=True), _SLOPE * tf.cast(labels, tf.float32)
 
     def losses(self, apply: Any, batch: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         number, slope = batch
