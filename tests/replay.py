@@ -58,8 +58,7 @@ class Recorder(Mechanisms):
         self.model, self.calls = model, []
 
     def _public_state(self):
-        model = self.model
-        return [model.encoder.get_weights(), model.decoder.get_weights(), model.latent_prior.get_weights()]
+        return [variable.numpy() for variable in self.model.kept_variables]
 
     def _through(self, name, inputs, compute, event=None):
         answer = compute()

@@ -9,11 +9,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import DREAMS, SHAPE, images_and_labels, tiny_model
+from conftest import CLASSES, DREAMS, SHAPE, images_and_labels, tiny_model
 
 import evaluate
+from tf_dp2vae.evaluation.fidelity import fidelity
 from tf_dp2vae.evaluation.flags import EVALUATION_PARTS
 from tf_dp2vae.evaluation.inception import InceptionFeatures
+from tf_dp2vae.evaluation.real import RealImages
 from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED
 from tf_dp2vae.runs import RunFolder
 
@@ -101,6 +103,13 @@ def test_without_weights_the_rest_still_comes_and_says_what_is_missing(root, mon
     report = json.loads((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text())
     assert "fid" not in report and "inception_weights OUT.npz" in report["fidelity_missing"]
     assert report["neighbours"]["samples"] == 20 and "no Inception weights" in capsys.readouterr().out
+
+
+def test_too_few_images_for_fid_cost_that_part_alone():
+    images, labels = images_and_labels(3)
+    real = RealImages("few", (images, labels), None, CLASSES)
+    part = fidelity(np.zeros((8, *SHAPE), np.float32), real, "train", object(), None)
+    assert part.values["fidelity_missing"] == "8 samples and 3 real images: 4 are needed of each"
 
 
 def test_reference_set_of_fid_may_be_the_test_images(root, monkeypatch, capsys):

@@ -323,6 +323,14 @@ def test_one_callback_needs_no_list_and_a_numpy_number_is_told_what_to_be():
         fit(tiny_model(), epochs=np.int64(2))
 
 
+def test_checkpoints_in_a_folder_that_is_not_there_are_refused_before_anything_is_spent(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+    with pytest.raises(InvalidInputError, match="does not exist; create it first"):
+        fit(tiny_model(checkpoints=Checkpoints(tmp_path / "nowhere"), ledger=ledger))
+    assert not ledger.events
+    ledger.close()
+
+
 def test_checkpoints_without_a_ledger_on_disk_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match=r"could not be resumed.*Ledger\(path\)"):
         fit(tiny_model(checkpoints=Checkpoints(str(tmp_path))))
@@ -763,3 +771,71 @@ def test_samples_follow_the_prior_and_the_decoder(trained, tmp_path):
     np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=6 * expected.std(0).max() / np.sqrt(10_000))
     labels = np.bincount(sampler.sample_labels(20_000, 4).numpy(), minlength=CLASSES) / 20_000
     np.testing.assert_allclose(labels, model.latent_prior.frequencies.numpy(), atol=0.02)
+
+
+def test_layers_that_came_frozen_stay_frozen(tmp_path):
+    image, label = keras.Input(SHAPE), keras.Input((CLASSES,))
+    hidden = keras.layers.Dense(4, activation="tanh", trainable=False, name="kept")(keras.layers.Flatten()(image))
+    hidden = keras.layers.Concatenate()([hidden, label])
+    encoder = keras.Model([image, label], [keras.layers.Dense(LATENT)(hidden) for _ in range(2)])
+    before = encoder.get_layer("kept").get_weights()
+    model = DP2VAE(encoder, build_decoder(SHAPE, LATENT, CLASSES, width=2), pretraining=Dreams(4, sleep_steps=2))
+    model.compile("dp-adam")
+    fit(model, epochs=2)
+    assert equal_weights(before, encoder.get_layer("kept").get_weights())
+    model.save(tmp_path / "model.keras")
+    again = load(tmp_path / "model.keras")
+    again.train_encoder(True)
+    assert [layer.trainable for layer in again.encoder.layers if layer.weights] == [False, True, True]
+
+
+def test_half_precision_by_policy_after_the_networks_changes_nothing():
+    """Keras's policy says what layers are built with from then on: none of ours follows it."""
+    encoder, decoder = build_encoder(SHAPE, LATENT, CLASSES, 1), build_decoder(SHAPE, LATENT, CLASSES, 2)
+    for policy in ("mixed_float16", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = DP2VAE(encoder, decoder, pretraining=DREAMS, refinement=Refinement(steps=1))
+            model.compile("dp-adam")
+            fit(model)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        assert model.sampler().sample(2, 1, 1).dtype == tf.float32
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda image, mean: keras.Model(image, {"mean": mean, "log_variance": mean}), "outputs in a dict"),
+        (lambda image, mean: keras.Model({"image": image}, [mean, mean]), "inputs in a dict"),
+        (
+            lambda image, mean: keras.Model(image, [keras.layers.Dense(LATENT, dtype="float64")(mean)] * 2),
+            "compute in float64",
+        ),
+    ],
+    ids=["dict of outputs", "dict of inputs", "float64"],
+)
+def test_networks_that_training_would_stumble_over_are_refused_before_anything_is_spent(change, words):
+    image = keras.Input(SHAPE)
+    mean = keras.layers.Dense(LATENT)(keras.layers.Flatten()(image))
+    with pytest.raises(InvalidInputError, match=words):
+        DP2VAE(change(image, mean), build_decoder(SHAPE, LATENT, CLASSES, width=2))
+
+
+def test_labels_for_a_model_without_labels_are_refused_by_their_name():
+    with pytest.raises(InvalidInputError, match="no label input and y was given"):
+        fit(tiny_model(classes=0))
+
+
+@pytest.mark.parametrize("name", ["sample", "sample_labels"])
+def test_fewer_than_no_samples_are_refused(trained, name):
+    model, _ = trained
+    arguments = (-1, 1, 1) if name == "sample" else (-1, 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="num must be at least 0"):
+        getattr(model.sampler(), name)(*arguments)
+
+
+@pytest.mark.parametrize("optimizer", [DPAdam, DPSGD])
+def test_first_argument_of_an_optimizer_is_its_learning_rate(optimizer):
+    assert float(optimizer(0.25).learning_rate) == 0.25
+    assert float(optimizer().learning_rate) == float(optimizer.__mro__[3]().learning_rate)

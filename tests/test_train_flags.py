@@ -141,6 +141,7 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--ledger", "n" * 300), "name another path"),
         (("--seed", str(10**30)), "seed"),
         (("--insecure-seed", "1", "--ledger", "shared.jsonl"), "drop --ledger"),
+        (("--insecure-seed", "7", "--seed", "7"), "choose another --insecure-seed"),
         (("--rounds",), "--rounds: expected one argument"),
         (("--steps",), "--steps: expected one argument"),
         (("--blocks", "--rounds", "3"), "--blocks: expected one argument"),

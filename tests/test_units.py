@@ -277,6 +277,9 @@ def test_train_bounds_persons_and_anyone_can_recompute_epsilon(tmp_path, monkeyp
     run = tmp_path / "run"
     real = real_images(run, read_release(run))
     assert len(real.train[0]) == 2 * 20, "what was left out of training is no member"
+    moved = (tmp_path / "data.npz").rename(tmp_path / "moved.npz")
+    assert len(real_images(run, read_release(run), data=moved, num_classes=CLASSES).train[0]) == 2 * 20
+    moved.rename(tmp_path / "data.npz")
     config = json.loads((run / "private" / "config.json").read_text())
     for name, odd in {"unit": ["patient"], "max_per_unit": "2", "seed": "0"}.items():
         (run / "private" / "config.json").write_text(json.dumps({**config, name: odd}))

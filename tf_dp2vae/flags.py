@@ -218,6 +218,11 @@ class TrainFlags:
         """Flags that exclude or need each other."""
         recipe = self.recipe
         check(
+            self.insecure_seed is None or self.insecure_seed != self.seed,
+            f"seed={self.seed} is published and insecure_seed={self.insecure_seed} is the key to the noise: choose another "
+            "--insecure-seed.",
+        )
+        check(
             recipe.steps % self.rounds == 0,
             f"steps={recipe.steps} is no multiple of rounds={self.rounds}: "
             f"try {max(recipe.steps // self.rounds, 1) * self.rounds}.",

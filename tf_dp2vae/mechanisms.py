@@ -6,7 +6,7 @@ alone is post-processing and costs nothing. Neighbours differ by one record repl
 zero to every sum; so the L2 sensitivity of a sum is the bound on one contribution, C; where the unit is a person of at most
 k records, it is k·C (`units`), and "record" below reads "each record of a person".
 
-σ, the noise multiplier, is always the noise's standard deviation divided by that sensitivity.
+σ, the noise multiplier of an event, is the noise's standard deviation divided by that sensitivity.
 """
 
 from __future__ import annotations

@@ -126,6 +126,7 @@ class DP2VAE(VAE):
         self.num_records: int | None = None
         self.privacy = privacy or Privacy()
         self._probed = [self._trained_layers()]
+        self._frozen = [layer for layer in encoder._flatten_layers(include_self=False) if not layer.trainable]
         self.pretraining = pretraining or Dreams()
         self.prior = prior or (NormalPrior() if self.pretraining.is_whole_training else GaussianPrior())
         check(
@@ -143,9 +144,10 @@ class DP2VAE(VAE):
         if trials is not None:
             check_whole(trials=trials)
         self.trials = trials
-        self.latent_prior = LatentPrior(self.latent_dim, max(self.num_classes, 1), name="latent_prior")
-        self.contrast = Contrast(name="contrast")
-        self.judge = Judge(self.image_shape, max(self.num_classes, 1), name="judge")
+        classes, always = max(self.num_classes, 1), "float32"  # whatever Keras's policy says by now
+        self.latent_prior = LatentPrior(self.latent_dim, classes, name="latent_prior", dtype=always)
+        self.contrast = Contrast(name="contrast", dtype=always)
+        self.judge = Judge(self.image_shape, classes, name="judge", dtype=always)
         entropy = entropy or SystemEntropy()
         self.secure_noise = entropy.secure
         self.mechanisms = Mechanisms(Ledger(), entropy)
@@ -281,7 +283,12 @@ class DP2VAE(VAE):
         """
         if jit_compile == "auto":
             jit_compile = not run_eagerly and bool(tf.config.list_logical_devices("GPU"))
-        super().compile(optimizer=get_dp_optimizer(optimizer), run_eagerly=run_eagerly, jit_compile=jit_compile)
+        super().compile(
+            optimizer=get_dp_optimizer(optimizer),
+            run_eagerly=run_eagerly,
+            jit_compile=jit_compile,
+            auto_scale_loss=False,  # losses are scaled for half precision, in which no network here computes
+        )
 
     def fit(  # type: ignore[override]
         self,
@@ -336,7 +343,7 @@ class DP2VAE(VAE):
     def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float, verbose: int | str = 0) -> None:
         """Ordinary training of encoder and decoder on (images, labels) that cost nothing; for `Pretraining.run`."""
         private, done = (self.optimizer, self.jit_compile), self.checkpoints.progress.step
-        self.encoder.trainable = True
+        self.train_encoder(True)
         self.phase = Phase.PRETRAINING
         falling = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.05)
         # Ordinary convolutions run faster as TensorFlow's own kernels than as XLA's on a CPU.
@@ -360,9 +367,15 @@ class DP2VAE(VAE):
             self.phase = Phase.PRIVATE
             self.train_function = None
 
+    def train_encoder(self, trained: bool) -> None:
+        """Whether the encoder's layers are trained; those that came frozen never are."""
+        self.encoder.trainable = trained
+        for layer in self._frozen:
+            layer.trainable = False
+
     def freeze(self) -> None:
         """Readies the encoder for the private phase; as they are then, the networks must keep examples apart, too."""
-        self.encoder.trainable = not self.pretraining.freezes_encoder
+        self.train_encoder(not self.pretraining.freezes_encoder)
         if self._trained_layers() not in self._probed:
             refuse_mixing([self.encoder, self.decoder])
             self._probed.append(self._trained_layers())
@@ -477,5 +490,5 @@ class DP2VAE(VAE):
         """Compiles with the saved optimizer."""
         if config:
             self.compile(optimizer=keras.saving.deserialize_keras_object(config["optimizer"]))
-            self.encoder.trainable = not self.pretraining.freezes_encoder
+            self.train_encoder(not self.pretraining.freezes_encoder)
             self.optimizer.build(self.trainable_variables)

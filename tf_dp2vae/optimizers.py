@@ -29,6 +29,8 @@ class DPOptimizerMixin:
 
     def __init__(
         self,
+        learning_rate: Any = None,
+        *,
         l2_norm_clip: float | None = None,
         noise_multiplier: float | None = None,
         expected_batch_size: float | None = None,
@@ -37,10 +39,11 @@ class DPOptimizerMixin:
         """Creates the optimizer. `DP2VAE.fit` sets the three privacy arguments from the plan it calibrated.
 
         Args:
+          learning_rate: a number or a schedule; None is the Keras optimizer's own default.
           l2_norm_clip: C, bound on one record's gradient. `Privacy.l2_norm_clip` decides; another C here is refused.
           noise_multiplier: σ, noise deviation divided by C. None: not calibrated yet, refuses to step.
           expected_batch_size: q·N.
-          **kwargs: those of the Keras optimizer (`learning_rate`, `use_ema`, …).
+          **kwargs: those of the Keras optimizer (`use_ema`, …).
         """
         check(
             not any(kwargs.get(name) for name in ("clipnorm", "clipvalue", "global_clipnorm")),
@@ -48,7 +51,8 @@ class DPOptimizerMixin:
             "clip for each example.",
         )
         clip = 1.0 if l2_norm_clip is None else l2_norm_clip
-        super().__init__(l2_norm_clip=clip, noise_multiplier=noise_multiplier or 0.0, **kwargs)
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        super().__init__(l2_norm_clip=clip, noise_multiplier=noise_multiplier or 0.0, **rate, **kwargs)
         self._issued: list[Any] = []
         self._asked_clip = l2_norm_clip
         self.configure(clip, noise_multiplier, expected_batch_size)

@@ -3,7 +3,7 @@
 Keras calls the train function once a step; `train_step` itself runs in Python only when it is traced. So this is where a
 step is charged, and where a resumed run passes over what was done before it was killed. Its loop starts from the first step
 again: steps that the checkpoint holds pass at once, with the loss that they had, so that progress, history and callbacks
-see a whole run.
+see as many steps as in a whole run. Weights, and so validation metrics, are the checkpoint's until it is caught up with.
 """
 
 from __future__ import annotations

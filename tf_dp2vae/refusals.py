@@ -37,6 +37,18 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
             f"layers {', '.join(narrow)} compute in reduced precision, in which a clip is no bound: build the networks "
             "under keras.config.set_dtype_policy('float32').",
         )
+        wide = [layer.name for layer in network.layers if layer.compute_dtype == "float64"]
+        check(
+            not wide,
+            f"layers {', '.join(wide)} compute in float64, images and latents are float32: build the networks under "
+            "keras.config.set_dtype_policy('float32').",
+        )
+        named = [what for what in ("inputs", "outputs") if isinstance(getattr(network, f"_{what}_struct"), dict)]
+        check(
+            not named,
+            f"{network.name} has its {' and '.join(named)} in a dict, which has no order: build it with lists, "
+            "[image, label] → [mean, log_variance] and [latent, label] → logits.",
+        )
     check(
         len(encoder.outputs) == 2, f"the encoder has {len(encoder.outputs)} outputs: mean and log-variance are needed."
     )
@@ -143,6 +155,10 @@ def as_records(x: Any, y: Any, num_classes: int, image_shape: tuple[int, ...]) -
     else:
         arrays = isinstance(x, np.ndarray) or hasattr(x, "__array__")
         check(arrays, f"x is a {type(x).__name__}: Poisson sampling needs arrays, no generators or datasets.")
+        check(
+            num_classes > 0 or y is None,
+            "the model has no label input and y was given: leave y out, or build the decoder with a label input.",
+        )
         records = checked_records(x, y, num_classes, image_shape)
     check(
         bool(records.num_classes) == bool(num_classes),

@@ -60,7 +60,7 @@ class Sampler(tf.Module):
             (label >= 0) & (label < self._num_classes), [f"label must lie in 0 to {self._num_classes - 1}, not", label]
         )
         with tf.control_dependencies([known]):
-            label = tf.identity(label)
+            label, num = tf.identity(label), _counted(num)
         if self._judge is None:
             return self._of_class(num, label, tf.stack([seed, _LATENT]))
         judge, shape = self._judge, self._decoder.output_shape[1:]
@@ -91,6 +91,7 @@ class Sampler(tf.Module):
         return self._pixels([self._prior.sample(labels, seed), tf.one_hot(labels, self._num_classes)])
 
     def _sample(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        num = _counted(num)
         latent = self._prior.sample(tf.zeros([num], tf.int32), tf.stack([seed, _LATENT]))
         return self._pixels(latent)
 
@@ -98,4 +99,10 @@ class Sampler(tf.Module):
         return self._contrast(self._decoder(inputs, training=False))
 
     def _sample_labels(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return self._prior.sample_labels(num, tf.stack([seed, _LABEL]))
+        return self._prior.sample_labels(_counted(num), tf.stack([seed, _LABEL]))
+
+
+def _counted(num: tf.Tensor) -> tf.Tensor:
+    """How many, refused below 0."""
+    with tf.control_dependencies([tf.debugging.Assert(num >= 0, ["num must be at least 0, not", num])]):
+        return tf.identity(num)

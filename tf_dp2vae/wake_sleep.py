@@ -51,11 +51,11 @@ class Sleep(keras.callbacks.Callback):
 
     @contextmanager
     def _encoder_trainable(self) -> Iterator[None]:
-        self.model.encoder.trainable = True
+        self.model.train_encoder(True)
         try:
             yield
         finally:
-            self.model.encoder.trainable = False
+            self.model.train_encoder(False)
 
     def _copy_averaged_weights(self) -> None:
         """What is dreamt with: the decoder's weights, averaged where they are trained and the optimizer averages them."""

@@ -19,6 +19,8 @@ _WITHOUT = (
     "no Inception weights. `python -m tf_dp2vae.evaluation.inception_weights OUT.npz` fetches them; give them as "
     "--inception-weights OUT.npz"
 )
+_FEWEST = 4
+"""Halves of the real images are compared with each other, and FID needs two a side."""
 
 
 def fidelity(
@@ -39,6 +41,10 @@ def fidelity(
     if chosen_set is None:
         return missing("Fidelity", real.without_test)
     reference = chosen_set[0]
+    if min(len(samples), len(reference)) < _FEWEST:
+        return missing(
+            "Fidelity", f"{len(samples)} samples and {len(reference)} real images: {_FEWEST} are needed of each"
+        )
     if len(samples) < len(reference):
         chosen = np.random.default_rng(_SUBSET_SEED).choice(len(reference), len(samples), replace=False)
         reference = reference[np.sort(chosen)]
