@@ -126,7 +126,8 @@ class DP2VAE(VAE):
         self.num_records: int | None = None
         self.privacy = privacy or Privacy()
         self._probed = [self._trained_layers()]
-        self._frozen = [layer for layer in encoder._flatten_layers(include_self=False) if not layer.trainable]
+        self._frozen: list[keras.Layer] = []
+        self._encoder_is_frozen = False
         self.pretraining = pretraining or Dreams()
         self.prior = prior or (NormalPrior() if self.pretraining.is_whole_training else GaussianPrior())
         check(
@@ -368,10 +369,13 @@ class DP2VAE(VAE):
             self.train_function = None
 
     def train_encoder(self, trained: bool) -> None:
-        """Whether the encoder's layers are trained; those that came frozen never are."""
+        """Whether the encoder's layers are trained; those that its owner froze never are, until they are thawed by hand."""
+        layers = self._frozen if self._encoder_is_frozen else self.encoder._flatten_layers(include_self=False)
+        self._frozen = [layer for layer in layers if not layer.trainable]
         self.encoder.trainable = trained
         for layer in self._frozen:
             layer.trainable = False
+        self._encoder_is_frozen = not trained
 
     def freeze(self) -> None:
         """Readies the encoder for the private phase; as they are then, the networks must keep examples apart, too."""
