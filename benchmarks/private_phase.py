@@ -178,6 +178,9 @@ def draw(rows: list[Row], file: Path) -> None:
             axis.set(
                 xscale="log", xlabel="learning rate", ylabel="held-out −ELBO, nats", title=f"{name}, ε = {epsilon:g}"
             )
+            rates = sorted({rate for points in lines.values() for rate, _ in points})
+            axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+            axis.set_xticks([], minor=True)
             axis.legend(fontsize=7)
             axis.grid(alpha=0.3)
     figure.tight_layout()
