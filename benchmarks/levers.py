@@ -139,6 +139,7 @@ LEVERS: dict[FamilyName, tuple[Lever, ...]] = {
             "better than each alone",
         ),
         Lever("twice the learning rate", "--learning-rate 2e-3", _HASTE),
+        Lever("four times the learning rate", "--learning-rate 4e-3", "better where noise is large, as in nats"),
         Lever("half the learning rate", "--learning-rate 5e-4", "better for clothes, whose dreams are good already"),
         Lever("a cosine learning rate, half as high on average", "--schedule cosine", "the same"),
         *_OF_BOTH,

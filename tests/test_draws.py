@@ -100,7 +100,9 @@ def test_the_compiled_private_step_draws_nothing(arguments):
     batch = tf.nest.map_structure(tf.constant, source_for(model).batch())
     assert not random_operations(model._private_step, batch)
     # What is ordinary may draw, and the search would find it.
-    assert random_operations(model.mean_elbo, tf.zeros([2, *SHAPE]), tf.zeros([2], tf.int32))
+    assert random_operations(
+        lambda *batch: model.mean_elbo(*batch, model._noise), tf.zeros([2, *SHAPE]), tf.zeros([2], tf.int32)
+    )
 
 
 def test_clipped_sums_are_those_of_a_loop_over_records_with_the_draws_handed_in():

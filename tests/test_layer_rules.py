@@ -1,5 +1,6 @@
 """Every layer's rule against the plain loop, over shapes, and what the two ways to a norm must both keep."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -169,6 +170,45 @@ def test_cancelling_positions_stay_within_the_clip(monkeypatch):
         batch = tf.constant([[first, -first + 0.1 * random.normal(size=16)]], tf.float32)
         sums, _ = BookKeepingEngine().clipped_sum(linear_loss, batch, tf.ones([1]), network.trainable_variables, 0.1)
         assert global_norm(sums) <= 0.1 * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("positions, m, n", [(2, 34, 1568), (2, 1024, 1024), (4, 1152, 256)])
+def test_equal_entries_that_nearly_cancel_stay_within_the_clip(positions, m, n):
+    """Dot products of many equal numbers round all one way, in float32 by more than what cancelling leaves."""
+    inputs = keras.Input((positions, m))
+    network = keras.Model(inputs, layers.Dense(n, use_bias=False)(inputs))
+    assert factors.prefers_gram(positions, m, n)
+
+    def loss(apply, batch):
+        return tf.reduce_sum(apply(network, batch[0]) * batch[1], (1, 2))
+
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        left, right = random.uniform(0.5, 2) * (1 + 1e-3 * random.normal(size=positions)), random.normal(size=positions)
+        right[-1] = -(left[:-1] * right[:-1]).sum() / left[-1] * (1 + 1e-3 * random.normal())
+        factors_of_one = [
+            tf.constant(np.repeat(of_position[None, :, None], size, 2), tf.float32)
+            for of_position, size in ((left, m), (right, n))
+        ]
+        sums, _ = BookKeepingEngine().clipped_sum(loss, factors_of_one, tf.ones([1]), network.trainable_variables, 1.0)
+        assert global_norm(sums) <= 1 + 2**-11
+
+
+def test_rows_of_a_table_that_nearly_cancel_stay_within_the_clip():
+    for num_rows in (2, 1000):  # sums of rows, and the Gram rule
+        inputs = keras.Input((3,), dtype="int32")
+        network = keras.Model(inputs, layers.Embedding(num_rows, 8)(inputs))
+
+        def loss(apply, batch, network=network):
+            return tf.reduce_sum(apply(network, batch[0]) * batch[1], (1, 2))
+
+        for seed in range(40):
+            random = np.random.default_rng(seed)
+            values = 1e4 * random.normal(size=(1, 3, 8))
+            values[:, 2] = -values[:, 0] - values[:, 1] + 1e-4 * random.normal(size=8)
+            batch = tf.ones([1, 3], tf.int32), tf.constant(values, tf.float32)
+            sums, _ = BookKeepingEngine().clipped_sum(loss, batch, tf.ones([1]), network.trainable_variables, 1e-3)
+            assert global_norm(sums) <= 1e-3 * (1 + 2**-11)
 
 
 def test_the_cheaper_way_is_chosen():

@@ -85,6 +85,21 @@ def test_chunks_add_up_to_one_clipped_sum():
     np.testing.assert_allclose(mean_loss, total / 9, rtol=1e-5)
 
 
+def test_rounding_of_a_sum_does_not_grow_with_its_chunks():
+    """As many equal numbers as here round all one way, if each is added to a float32 sum of those before."""
+    inputs = keras.Input((1,))
+    loss = ShiftLoss()
+    loss.network = keras.Model(inputs, layers.Dense(1, use_bias=False)(inputs))
+    loss.prepare = lambda images, labels, draws: tf.reshape(images, [1, 1])
+    loss.losses = lambda apply, batch: tf.reduce_sum(apply(loss.network, batch), axis=1)
+    num, pixel = 3_000, 200
+    pixels, ones = np.full((num, 1, 1, 1, 1), pixel, np.uint8), np.ones((num, 1), np.uint8)
+    arrays = pixels, np.zeros((num, 1), np.int32), ones, np.int32(num), (), np.zeros(1)
+    batch = tf.nest.map_structure(tf.constant, PoissonBatch(*arrays))
+    (total,), _ = tf.function(lambda: gradient_sum(batch, 0.0, loss, clip=1.0))()
+    assert total.numpy().item() == pytest.approx(num * pixel / 255, rel=2e-7)
+
+
 def test_noise_on_a_sum_has_mean_and_deviation_and_no_correlations():
     loss, clip, sigma = ShiftLoss(), 0.5, 3.0
     truth, _ = gradient_sum(poisson_batch(9, loss), 0.0, loss, clip)

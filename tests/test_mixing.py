@@ -123,6 +123,42 @@ class OutOfTensorFlow(layers.Layer):
         return shape
 
 
+class BackThrough(layers.Layer):
+    """Hands its input on, and back whatever its function makes of a gradient."""
+
+    def __init__(self, back, **kwargs):
+        super().__init__(**kwargs)
+        self.back = back
+
+    def call(self, inputs):
+        @tf.custom_gradient
+        def handed_on(inputs):
+            return tf.identity(inputs), self.back
+
+        return handed_on(inputs)
+
+
+class PythonThatKeepsNothing(layers.Layer):
+    """Calls Python beyond four examples, and promises that it keeps nothing."""
+
+    def call(self, inputs):
+        def called():
+            array = tf.numpy_function(lambda array: array, [inputs], tf.float32, stateful=False)
+            return tf.ensure_shape(array, inputs.shape)
+
+        return tf.cond(tf.shape(inputs)[0] > 4, called, lambda: inputs)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class OwnCall(keras.Model):
+    """A functional model that takes the batch's mean away before its layers see anything."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs - tf.reduce_mean(inputs, axis=0, keepdims=True), training=training)
+
+
 class ClippedTogether(layers.Layer):
     """Bounds the norm of the whole batch, which examples of ordinary size do not reach."""
 
@@ -160,6 +196,7 @@ def test_layer_that_keeps_what_it_sees_is_found():
         (LargestSeen, "keeps what it sees: AssignVariableOp"),
         (HiddenMean, "keeps what it sees: AssignVariableOp"),
         (OutOfTensorFlow, "keeps what it sees: PyFunc"),
+        (PythonThatKeepsNothing, "keeps what it sees: PyFuncStateless"),
         (SameMask, "treats examples by their place: StatelessRandom"),
     ],
 )
@@ -167,6 +204,43 @@ def test_what_random_examples_do_not_show_is_read_in_the_graph(kind, words):
     with pytest.raises(InvalidInputError) as refusal:
         refuse_mixing([network(layers.Dense(3), kind(name="culprit"), layers.Dense(2))])
     assert f"culprit ({kind.__name__} {words}" in str(refusal.value) and "dense" not in str(refusal.value)
+
+
+SEEN = tf.Variable(0.0, trainable=False)
+
+
+def remembered(gradient):
+    SEEN.assign(0.9 * SEEN + 0.1 * tf.norm(gradient))
+    return gradient
+
+
+@pytest.mark.parametrize(
+    "back, words",
+    [
+        (lambda gradient: tf.clip_by_norm(gradient, 1.0), "mixes examples"),
+        (lambda gradient: tf.cumsum(gradient, axis=0), "mixes examples"),
+        (lambda gradient: gradient + 1e-9 * tf.random.normal(tf.shape(gradient)), ""),
+        (remembered, "keeps what it sees: AssignVariableOp"),
+    ],
+    ids=["clips the batch", "adds later ones", "draws", "remembers"],
+)
+def test_what_a_layer_does_on_the_way_back_alone_is_found(back, words):
+    with pytest.raises(InvalidInputError) as refusal:
+        refuse_mixing([network(layers.Dense(3), BackThrough(back, name="culprit"), layers.Dense(2))])
+    assert f"culprit (BackThrough {words}" in str(refusal.value) and "dense" not in str(refusal.value)
+
+
+def test_tensor_that_enters_twice_mixes_nothing():
+    inputs = keras.Input((3,))
+    refuse_mixing([keras.Model(inputs, layers.Multiply()([inputs, inputs]))])
+
+
+def test_network_with_a_call_of_its_own_is_refused():
+    inputs = keras.Input(SHAPE)
+    hidden = layers.Flatten()(inputs)
+    encoder = OwnCall(inputs, [layers.Dense(2)(hidden), layers.Dense(2)(hidden)])
+    with pytest.raises(InvalidInputError, match="OwnCall with a call of its own"):
+        DP2VAE(encoder, tiny_model(classes=0).decoder)
 
 
 def test_mixing_of_large_examples_alone_is_found():

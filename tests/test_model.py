@@ -448,6 +448,32 @@ def test_second_fit_with_a_larger_budget_pretrains_the_encoder_again():
     assert not equal_weights(after_first, begin.encoder)
 
 
+def test_evaluation_leaves_no_trace_in_what_is_trained_afterwards():
+    """How many batches records were evaluated in is a private number."""
+    weights = []
+    for evaluated in (False, True):
+        keras.utils.set_random_seed(0)
+        model, begin = tiny_model(pretraining=Public(steps=2, sleep_steps=0, data=some_records(300, seed=5))), EncoderAt()
+        if evaluated:
+            model.evaluate(some_records(), verbose=0)
+        fit(model, callbacks=[begin])
+        weights.append([*begin.encoder, *begin.decoder])
+    assert equal_weights(*weights)
+
+
+def test_pretraining_by_hand_is_refused():
+    """The statement knows what `fit` pre-trained on, and of nothing else."""
+    model = tiny_model(pretraining=DREAMS)
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8)
+    for fitted in (False, True):
+        if fitted:
+            fit(model)
+        before = model.get_weights()
+        with pytest.raises(InvalidInputError, match="for Pretraining.run.*Public"):
+            model.pretrain(data, 2, 1e-2)
+        assert equal_weights(before, model.get_weights())
+
+
 def test_public_pretraining_needs_data_alike():
     with pytest.raises(InvalidInputError, match="no data"):
         fit(tiny_model(pretraining=Public(steps=1)))
@@ -510,6 +536,13 @@ def test_insecure_seed_makes_a_run_reproducible_and_voids_its_statement(tmp_path
         entry = states.privacy_statement().to_json()
         assert entry["epsilon"] is entry["epsilon_rdp"] is entry["epsilon_pld"] is None
         assert "No guarantee holds" in entry["noise"] and str(states.privacy_statement()).count("NOT PRIVATE") == 1
+
+
+def test_seed_that_takes_the_place_of_entropy_later_voids_the_statement_too():
+    model = tiny_model()
+    model.mechanisms.entropy = InsecureSeed(1)
+    fit(model)
+    assert model.privacy_statement().to_json()["epsilon"] is None
 
 
 @pytest.mark.parametrize("arguments", [{"entropy": InsecureSeed(1)}, {"pretraining": Unprotected(1)}])
@@ -578,6 +611,25 @@ def test_layer_that_mixes_only_when_it_is_trained_is_refused_once_it_is_thawed(t
         before = norm.get_weights()
         fit(model)
         assert equal_weights(before, norm.get_weights())
+
+
+class Centred(keras.layers.Layer):
+    """Takes the batch's mean away."""
+
+    def call(self, inputs):
+        return inputs - tf.reduce_mean(inputs, axis=0, keepdims=True)
+
+
+@pytest.mark.parametrize("pretraining", [NoPretraining(), DREAMS], ids=["none", "dreams"])
+def test_network_that_takes_the_place_of_another_is_looked_at(pretraining):
+    model = tiny_model(pretraining=pretraining)
+    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    hidden = Centred()(keras.layers.Concatenate()([latent, label]))
+    model.decoder = keras.Model([latent, label], keras.layers.Reshape(SHAPE)(keras.layers.Dense(64)(hidden)))
+    model.compile("dp-adam")
+    with pytest.raises(InvalidInputError, match="Centred mixes examples"):
+        fit(model)
+    assert not any(event.mechanism == "clipped gradient sum" for event in model.ledger.events)
 
 
 def test_public_data_must_not_be_the_records():
@@ -819,6 +871,13 @@ def test_half_precision_by_policy_after_the_networks_changes_nothing():
         assert model.sampler().sample(2, 1, 1).dtype == tf.float32
 
 
+def inner_half(mean):
+    """A network's outputs in float32, whose only layer computes in float16."""
+    inputs = keras.Input((LATENT,))
+    halves = keras.layers.Dense(LATENT, name="halves", dtype=keras.mixed_precision.DTypePolicy("mixed_float16"))
+    return keras.layers.Identity(dtype="float32")(keras.Model(inputs, halves(inputs))(mean))
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -828,8 +887,9 @@ def test_half_precision_by_policy_after_the_networks_changes_nothing():
             lambda image, mean: keras.Model(image, [keras.layers.Dense(LATENT, dtype="float64")(mean)] * 2),
             "compute in float64",
         ),
+        (lambda image, mean: keras.Model(image, [inner_half(mean)] * 2), "halves compute in reduced precision"),
     ],
-    ids=["dict of outputs", "dict of inputs", "float64"],
+    ids=["dict of outputs", "dict of inputs", "float64", "float16 of a network inside"],
 )
 def test_networks_that_training_would_stumble_over_are_refused_before_anything_is_spent(change, words):
     image = keras.Input(SHAPE)

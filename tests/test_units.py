@@ -243,6 +243,19 @@ def test_a_ledger_of_persons_takes_no_records_and_other_persons(tmp_path):
     assert (tmp_path / "ledger.jsonl").read_bytes() == before
 
 
+def test_a_release_from_records_does_not_count_for_persons():
+    """Asked for by hand: `fit` asks with the records that it was given."""
+    images, labels = images_and_labels(60)
+    records = Records(images, labels, CLASSES)
+    model = tiny_model(prior=GaussianPrior(), refinement=Refinement(steps=1))
+    model.fit(bound_per_unit(records, np.arange(60) % 20, "person", 3), batch_size=5, steps_per_epoch=1, verbose=0)
+    before = model.ledger.events
+    for release in (model.refinement.run, model.prior.fit):
+        with pytest.raises(InvalidInputError, match="another unit"):
+            release(model, records)
+    assert model.ledger.events == before
+
+
 def test_events_of_records_do_not_count_for_persons():
     images, labels = images_and_labels(20)
     model = tiny_model()

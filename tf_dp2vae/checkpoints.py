@@ -111,9 +111,9 @@ class Checkpoints:
         if self._folder is None:
             self.plan = make_plan()
             return self.plan
-        assert self.folder is not None
-        check(self.folder.is_dir(), f"checkpoints in {self.folder}: its folder does not exist; create it first.")
-        check(not self._begun, f"the run in {self._folder.parent} has been trained: give the model a new folder.")
+        folder = self._folder.parent
+        check(folder.is_dir(), f"checkpoints in {folder}: its folder does not exist; create it first.")
+        check(not self._begun, f"the run in {folder} has been trained: give the model a new folder.")
         self._begun, self._terms = True, terms()
         with storing(self._folder):
             self._folder.mkdir(exist_ok=True)

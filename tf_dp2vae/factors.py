@@ -32,8 +32,9 @@ _OPERATIONS_PER_BYTE = 2.0
 _LANES = 8
 """Numbers that a vector instruction takes at once; a little more or less makes no difference."""
 
-_GRAM_ROUNDING = 2.0**-23
-"""Rounding of a Gram rule, relative to (Σ_p ‖left_p‖ ‖right_p‖)²."""
+_LEAST_NORM = 2.0**-23
+"""Of a squared norm, relative to (Σ_p ‖left_p‖ ‖right_p‖)². float32 sums of scaled factors are off by 2⁻²³ of that size, so
+a record whose positions cancel contributes at most 2⁻¹¹ more than the clip."""
 
 
 class PerExample(Protocol):
@@ -153,14 +154,16 @@ class Rows:
     def squared_norms(self) -> tf.Tensor:
         """The Gram rule with one-hot factors, or sums a row where the table is smaller than positions²."""
         examples, positions, n = (int(size) for size in self.values.shape)
+        values = tf.cast(self.values, tf.float64)
         if positions**2 * (n + 1) <= self.num_rows * n:
-            same = tf.cast(self.indices[:, :, None] == self.indices[:, None, :], self.values.dtype)
-            inner = tf.linalg.matmul(self.values, self.values, transpose_b=True)
-            sizes = tf.sqrt(_squared_last(self.values))
-            return _safe_gram(tf.reduce_sum(same * inner, axis=(1, 2)), tf.reduce_sum(sizes, axis=1))
-        own = self.indices + self.num_rows * tf.range(examples)[:, None]
-        tables = tf.math.unsorted_segment_sum(self.values, own, examples * self.num_rows)
-        return _squared_rows(tf.reshape(tables, [examples, -1]))
+            same = tf.cast(self.indices[:, :, None] == self.indices[:, None, :], tf.float64)
+            inner = tf.linalg.matmul(values, values, transpose_b=True)
+            squared = tf.reduce_sum(same * inner, axis=(1, 2))
+        else:
+            own = self.indices + self.num_rows * tf.range(examples)[:, None]
+            tables = tf.math.unsorted_segment_sum(values, own, examples * self.num_rows)
+            squared = _squared_rows(tf.reshape(tables, [examples, -1]))
+        return _with_least(squared, tf.reduce_sum(tf.sqrt(_squared_last(values)), axis=1))
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         scaled = self.values * weights[:, None, None]
@@ -200,19 +203,21 @@ def weighted_sums(gradients: Sequence[PerExample], norms: tf.Tensor, weights: tf
 
 
 def _gram_squared_norms(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """In float64: in float32 dot products of m and n terms err by far more than what is left where positions cancel."""
+    left, right = tf.cast(left, tf.float64), tf.cast(right, tf.float64)
     lefts = tf.linalg.matmul(left, left, transpose_b=True)
     rights = tf.linalg.matmul(right, right, transpose_b=True)
     sizes = tf.sqrt(tf.linalg.diag_part(lefts) * tf.linalg.diag_part(rights))
-    return _safe_gram(tf.reduce_sum(lefts * rights, axis=(1, 2, 3)), tf.reduce_sum(sizes, axis=(1, 2)))
+    return _with_least(tf.reduce_sum(lefts * rights, axis=(1, 2, 3)), tf.reduce_sum(sizes, axis=(1, 2)))
 
 
-def _safe_gram(squared: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """A Gram rule's result plus its rounding error.
+def _with_least(squared: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Squared norms and what they are at least taken for, float64 → float32.
 
-    Where positions cancel, rounding can exceed the result; a norm that came out too small would let an example contribute
-    more than the clip.
+    Where positions cancel, the rounding of a sum of scaled factors can exceed what is left of them; taken for as small as it
+    is, an example would contribute more than the clip by it.
     """
-    return tf.maximum(squared, 0.0) + _GRAM_ROUNDING * tf.square(size)
+    return tf.cast(tf.maximum(squared, 0.0) + _LEAST_NORM * tf.square(size), tf.float32)
 
 
 def _matmul_by_group(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:

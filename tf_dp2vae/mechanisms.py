@@ -62,9 +62,9 @@ class DrawnGaussianSumQuery(GaussianSumQuery):
         self._noise = noise
 
     def get_noised_result(self, sample_state, global_state):
-        """The sum, [weights], plus noise of the query's deviation; in float64, on the grid, then in the sum's own type."""
-        noised = tf.cast(sample_state, tf.float64) + self._noise * tf.cast(self._stddev, tf.float64)
-        return tf.cast(on_grid(noised, self._stddev), sample_state.dtype), global_state, None
+        """The sum, [weights] in float64, plus noise of the query's deviation, on the grid; in float32, which holds it."""
+        noised = sample_state + self._noise * tf.cast(self._stddev, tf.float64)
+        return tf.cast(on_grid(noised, self._stddev), tf.float32), global_state, None
 
 
 class Mechanisms:
@@ -121,13 +121,14 @@ class Mechanisms:
             draws = tuple(rows[index] for rows in batch.draws)
             examples = loss.prepare(unit_interval(batch.images[index]), batch.labels[index], draws)
             chunk, chunk_loss = engine.clipped_sum(loss.losses, examples, batch.mask[index], variables, l2_norm_clip)
-            return index + 1, total + tf.concat([tf.reshape(part, [-1]) for part in chunk], 0), loss_sum + chunk_loss
+            flat = tf.concat([tf.reshape(part, [-1]) for part in chunk], 0)
+            return index + 1, total + tf.cast(flat, tf.float64), loss_sum + chunk_loss
 
         # One chunk at a time: TensorFlow would otherwise run up to ten of them at once, and hold all their memory.
         _, total, loss_sum = tf.while_loop(
             lambda index, *_: index < batch.num_chunks,
             add_chunk,
-            [tf.constant(0), tf.zeros([sum(sizes)]), tf.constant(0.0)],
+            [tf.constant(0), tf.zeros([sum(sizes)], tf.float64), tf.constant(0.0)],
             parallel_iterations=1,
         )
         query = DrawnGaussianSumQuery(l2_norm_clip, noise_multiplier, batch.noise)
@@ -225,6 +226,7 @@ class Mechanisms:
         shared_second: bool,
     ) -> Moments:
         """The answer of each one-time mechanism; what asks again, or weighs answers, overrides this one."""
+        self.ledger.bind(records.num_records, records.unit.in_full)
         self.charge(event)
         classes = max(records.num_classes, 1)
         counts = sums = seconds = None

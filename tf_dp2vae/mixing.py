@@ -2,13 +2,13 @@
 
 A clip bounds one record's influence only if example i's gradient depends on example i alone, and if that gradient is all
 that a record leaves behind. Three kinds of layers break this, and any layer can be one, so each operation of a network is
-run on random inputs and looked at, small and large ones, and again as it is when private steps begin:
+run forward and backward on random inputs and looked at, small and large ones, and again as it is when private steps begin:
 
-  *mixes examples* (BatchNormalization): with one example moved, another example's output moves.
+  *mixes examples* (BatchNormalization): with one example moved, another example's output or gradient moves.
   *treats examples by their place* (Dropout, GaussianNoise): with the examples in another order, outputs are not in that
      order. A layer's own random numbers come from no private key and go by place; a record left out hands its numbers, and
      those of all after it, on to others.
-  *keeps what it sees* (running statistics): a weight that no gradient trains is changed by the forward pass, un-noised.
+  *keeps what it sees* (running statistics): a weight is changed on the way, un-noised.
 
 What only the whole network shows, such as a path through whole numbers, is looked for in the whole. Its graph is read, too:
 no operation in it may write to a variable, draw a random number or leave TensorFlow, on whatever branch. Reading proves
@@ -35,8 +35,10 @@ _EXAMPLES = 4
 _LARGE = 100.0
 """What is harmless to examples of ordinary size, as a clip of a whole batch, need not be so to large ones."""
 _RANDOM = re.compile("Random|Multinomial|^Stateless(Truncated|Parameterized|Shuffle|Sample)")
+_PYTHON = "PyFunc"
+"""In the name of each operation that calls Python, those too that promise to keep nothing."""
 _HARMLESS = re.compile(
-    "^(ReadVariableOp|VarHandleOp|ResourceGather|Placeholder|Assert|TensorArray|If|While|Case|(Stateful)?PartitionedCall)"
+    "^(ReadVariableOp|VarHandleOp|VariableShape|ResourceGather|Placeholder|Assert|TensorArray|If|While|Case|(Stateful)?PartitionedCall)"
 )
 """Operations that TensorFlow takes for stateful and that leave no state behind; functions' bodies are read by themselves."""
 _CLOSE = 1e-4, 1e-5
@@ -75,7 +77,7 @@ def _refuse(offenders: list[str]) -> None:
 
 def mixing_layers(network: keras.Model) -> list[str]:
     """The offending layers, each as `name (Type mixes examples)` or with another of the reasons."""
-    offenders = _offending_operations(network, _offence)
+    offenders = _offending_operations(network, _offence_of_layer)
     if not offenders and (offence := _offence_of_whole(network)):
         offenders = _offending_operations(network, _offence_of_graph) or [_named(network, offence)]
     return offenders
@@ -88,13 +90,13 @@ def _named(operation: Any, offence: str) -> str:
 def _offence_of_whole(network: keras.Model) -> str:
     """What only the whole shows, by small examples, by large ones, or by its graph; empty where it shows nothing."""
     whole = _with_all_between(network)
-    traced = tf.function(lambda *inputs: _run(whole, inputs, {})).get_concrete_function(*_inputs(network))
+    traced = tf.function(lambda *inputs: _there_and_back(whole, inputs, {})).get_concrete_function(*_inputs(network))
 
-    def outputs(inputs: Any) -> list[tf.Tensor]:
-        return tree.flatten(traced(*tree.flatten(inputs)))
+    def run(args: Any) -> list[tf.Tensor]:
+        return traced(*tree.flatten(args))
 
     with unchanged(network.variables):
-        by_size = (_offence(outputs, _inputs(network, scale), {}) for scale in (1.0, _LARGE))
+        by_size = (_offence(run, _inputs(network, scale), []) for scale in (1.0, _LARGE))
         return next(filter(None, by_size), "") or _written_or_drawn(traced)
 
 
@@ -117,8 +119,12 @@ def _offending_operations(network: keras.Model, offence_of: Callable[[Any, Any, 
     return offenders
 
 
+def _offence_of_layer(operation: Any, args: Any, kwargs: Any) -> str:
+    return _offence(lambda given: _there_and_back(operation, given, kwargs), args, _weights(operation))
+
+
 def _offence_of_graph(operation: Any, args: Any, kwargs: Any) -> str:
-    return _written_or_drawn(tf.function(lambda: _run(operation, args, kwargs)).get_concrete_function())
+    return _written_or_drawn(tf.function(lambda: _there_and_back(operation, args, kwargs)).get_concrete_function())
 
 
 def _written_or_drawn(traced: Any) -> str:
@@ -129,7 +135,7 @@ def _written_or_drawn(traced: Any) -> str:
     if drawn := [name for name in names if _RANDOM.search(name)]:
         return f"treats examples by their place: {', '.join(drawn)}"
     found = {name: op_def_registry.get(name) for name in names if not _HARMLESS.match(name)}
-    kept = [name for name, definition in found.items() if definition is None or definition.is_stateful]
+    kept = [name for name, known in found.items() if known is None or known.is_stateful or _PYTHON in name]
     return f"keeps what it sees: {', '.join(kept)}" if kept else ""
 
 
@@ -169,12 +175,12 @@ def unchanged(variables: Sequence[keras.Variable]) -> Iterator[list[str]]:
                 variable.assign(value)
 
 
-def _offence(operation: Any, args: Any, kwargs: Any) -> str:
-    """Empty where one example's output, and nothing else, depends on one example."""
+def _offence(run: Callable[[Any], list[tf.Tensor]], args: Any, weights: Sequence[keras.Variable]) -> str:
+    """Empty where one example's outputs and gradients, and nothing else, depend on one example."""
 
     def outputs(arguments: Any) -> list[np.ndarray]:
-        with unchanged(_weights(operation)):
-            return [np.array(tf.cast(leaf, tf.float32)) for leaf in tree.flatten(_run(operation, arguments, kwargs))]
+        with unchanged(weights):
+            return [np.array(tf.cast(leaf, tf.float32)) for leaf in run(arguments)]
 
     first = outputs(args)
     if any(leaf.shape[:1] != (_EXAMPLES,) for leaf in first):
@@ -189,9 +195,34 @@ def _offence(operation: Any, args: Any, kwargs: Any) -> str:
     turned = outputs(tree.map_structure(lambda leaf: tf.roll(leaf, 1, 0) if _is_batch(leaf) else leaf, args))
     if _has_examples(args) and not all(_close(np.roll(a, 1, 0), b) for a, b in zip(first, turned)):
         return "treats examples by their place"
-    with unchanged(_weights(operation)) as changed:
-        _run(operation, args, kwargs)
+    with unchanged(weights) as changed:
+        run(args)
     return "keeps what it sees" if changed else ""
+
+
+def _there_and_back(operation: Any, args: Any, kwargs: Any) -> list[tf.Tensor]:
+    """Outputs, and the gradients of half their squares with respect to inputs and to the outputs themselves.
+
+    So each output's gradient is of its own size, and of one network's outputs (`_with_all_between`) each stands on the way
+    back from those behind it. An operation that has no gradient has no way back to look at.
+    """
+    # Copies: a tensor that enters twice has a gradient at each place, moved or not.
+    args = tree.map_structure(lambda leaf: tf.identity(leaf) if _is_batch(leaf) else leaf, args)
+    entered = [leaf for leaf in tree.flatten(args) if _is_batch(leaf) and leaf.dtype.is_floating]
+    with tf.GradientTape() as tape:
+        tape.watch(entered)
+        outputs = tree.flatten(_run(operation, args, kwargs))
+        smooth = [leaf for leaf in outputs if leaf.dtype.is_floating]
+        total = (
+            tf.add_n([0.5 * tf.reduce_sum(tf.square(tf.cast(leaf, tf.float32))) for leaf in smooth]) if smooth else None
+        )
+    if total is None:
+        return outputs
+    try:
+        back = tape.gradient(total, [*entered, *smooth], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    except LookupError:
+        return outputs
+    return [*outputs, *map(tf.convert_to_tensor, back)]
 
 
 def _close(first: np.ndarray, second: np.ndarray) -> bool:

@@ -41,6 +41,7 @@ from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.refusals import (
     as_records,
+    check_networks,
     check_ready,
     check_sizes,
     listed,
@@ -215,7 +216,7 @@ class DP2VAE(VAE):
     def _ordinary_step(self, images: tf.Tensor, labels: tf.Tensor) -> dict[str, Any]:
         """Ordinary gradients: on dreams, on public data, or (unprotected) on records."""
         with tf.GradientTape() as tape:
-            loss = self.mean_elbo(unit_interval(images), labels)
+            loss = self.mean_elbo(unit_interval(images), labels, self._noise)
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
         return self._logs()
@@ -337,15 +338,24 @@ class DP2VAE(VAE):
         check_whole(steps_per_epoch=steps_per_epoch)
         validation = self._validation_batches(validation_data)
         warn_about_delta(self.privacy.delta, records.num_units)
+        self.secure_noise = self.secure_noise and self.mechanisms.entropy.secure
         self.ledger.vouch(self._guaranteed)
         self.ledger.bind(records.num_records, records.unit.in_full)
         return Training(self, records, batch_size, epochs, steps_per_epoch, verbose).run(callbacks, validation)
 
     def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float, verbose: int | str = 0) -> None:
-        """Ordinary training of encoder and decoder on (images, labels) that cost nothing; for `Pretraining.run`."""
+        """Ordinary training of encoder and decoder on (images, labels) that cost nothing; for `Pretraining.run`.
+
+        Raises:
+          InvalidInputError: it is called by anybody else, so that no pre-training answers for what was trained on.
+        """
+        check(
+            self.phase is Phase.PRETRAINING,
+            "pretrain adds no noise and is for Pretraining.run, which fit calls: pass pretraining=Public(data=…) for public "
+            "data, Unprotected() for the published way.",
+        )
         private, done = (self.optimizer, self.jit_compile), self.checkpoints.progress.step
         self.train_encoder(True)
-        self.phase = Phase.PRETRAINING
         falling = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.05)
         # Ordinary convolutions run faster as TensorFlow's own kernels than as XLA's on a CPU.
         self.optimizer, self.jit_compile = keras.optimizers.Adam(falling), False
@@ -365,7 +375,6 @@ class DP2VAE(VAE):
                 )
         finally:
             self.optimizer, self.jit_compile = private
-            self.phase = Phase.PRIVATE
             self.train_function = None
 
     def train_encoder(self, trained: bool) -> None:
@@ -381,6 +390,7 @@ class DP2VAE(VAE):
         """Readies the encoder for the private phase; as they are then, the networks must keep examples apart, too."""
         self.train_encoder(not self.pretraining.freezes_encoder)
         if self._trained_layers() not in self._probed:
+            check_networks(self.encoder, self.decoder)
             refuse_mixing([self.encoder, self.decoder])
             self._probed.append(self._trained_layers())
 
@@ -399,9 +409,10 @@ class DP2VAE(VAE):
         self._epsilon.follow(self.checkpoints.events_beside_steps(), plan, self.privacy)
         self.make_train_function(force=True)
 
-    def _trained_layers(self) -> list[bool]:
+    def _trained_layers(self) -> list[tuple[keras.Layer, bool]]:
         """Which layers are trained, on which it may hang what they do: a frozen BatchNormalization mixes nothing."""
-        return [layer.trainable for network in (self.encoder, self.decoder) for layer in network._flatten_layers()]
+        networks = self.encoder, self.decoder
+        return [(layer, layer.trainable) for network in networks for layer in network._flatten_layers()]
 
     def make_train_function(self, force: bool = False) -> Any:
         """Keras's, charging each private step before it runs: `train_step` itself runs in Python only when traced."""

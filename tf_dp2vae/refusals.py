@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.records import Records, checked_records
+from tf_dp2vae.taps import is_graph
 from tf_dp2vae.validation import check, check_whole, times
 
 if TYPE_CHECKING:
@@ -31,13 +32,19 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
             f"{getattr(network, 'name', network)!r} is no functional Keras model: build it with keras.Model(inputs, "
             "outputs).",
         )
-        narrow = [layer.name for layer in network.layers if layer.compute_dtype in _NARROW]
+        check(
+            is_graph(network),
+            f"{network.name} is a {type(network).__name__} with a call of its own, which no look at its layers sees: build "
+            "it with keras.Model(inputs, outputs) and put what the call does into a layer.",
+        )
+        layers = network._flatten_layers()
+        narrow = [layer.name for layer in layers if layer.compute_dtype in _NARROW]
         check(
             not narrow,
             f"layers {', '.join(narrow)} compute in reduced precision, in which a clip is no bound: build the networks "
             "under keras.config.set_dtype_policy('float32').",
         )
-        wide = [layer.name for layer in network.layers if layer.compute_dtype == "float64"]
+        wide = [layer.name for layer in layers if layer.compute_dtype == "float64"]
         check(
             not wide,
             f"layers {', '.join(wide)} compute in float64, images and latents are float32: build the networks under "

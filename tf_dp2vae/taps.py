@@ -12,10 +12,14 @@ from keras.src.models.functional import Functional
 from tf_dp2vae.factors import PerExample
 from tf_dp2vae.layer_rules import LayerRule, rule_for
 
+_GRAPHS = (Functional, keras.Sequential)
+_CALLS = [kind.call for kind in _GRAPHS]
+
 
 def is_graph(layer: Any) -> bool:
-    """Whether a layer is a network whose own layers can be tapped. A composite layer of other kinds cannot be."""
-    return isinstance(layer, (Functional, keras.Sequential))
+    """Whether a layer is a network that does what its graph says: no composite layer, and none with a call of its own."""
+    kind = type(layer)
+    return isinstance(layer, _GRAPHS) and kind.call in _CALLS and kind.__call__ is keras.Layer.__call__
 
 
 class _Tap(NamedTuple):

@@ -66,7 +66,11 @@ class Training:
             show.phase(f"resumed: {progress.step} steps of {progress.phase.value} are in the checkpoint")
         if progress.phase is Phase.PRETRAINING:
             show.phase(model.pretraining.describe())
-            model.pretraining.run(model, records)
+            model.phase = Phase.PRETRAINING
+            try:
+                model.pretraining.run(model, records)
+            finally:
+                model.phase = Phase.PRIVATE
             if not model.pretraining.is_whole_training:
                 model.checkpoints.enter(Phase.PRIVATE)
         history = keras.callbacks.History()

@@ -60,6 +60,8 @@ class VAE(keras.Model):
         self.image_shape = tuple(encoder.inputs[0].shape[1:])
         self.draws, self.augmentation = draws, augmentation
         self._noise = keras.random.SeedGenerator(seed)
+        # Of its own: how many batches records were evaluated in must not show in what is trained afterwards.
+        self._noise_of_metrics = keras.random.SeedGenerator(seed)
         self._loss = keras.metrics.Mean(name="loss")
         self._reconstruction = keras.metrics.Mean(name="reconstruction")
         self._kl = keras.metrics.Mean(name="kl")
@@ -131,12 +133,12 @@ class VAE(keras.Model):
         if labels is None and not self.num_classes:
             labels = tf.zeros([tf.shape(images)[0]], tf.int32)
         check(labels is not None, "this model is conditional on the label: pass labels too.")
-        self.mean_elbo(unit_interval(images), labels)
+        self.mean_elbo(unit_interval(images), labels, self._noise_of_metrics)
         return {metric.name: metric.result() for metric in (self._loss, self._reconstruction, self._kl)}
 
-    def mean_elbo(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def mean_elbo(self, images: tf.Tensor, labels: tf.Tensor, draws: keras.random.SeedGenerator) -> tf.Tensor:
         """Mean negative ELBO of a batch, images in [0, 1], with one draw an example; the trackers follow."""
-        noise = keras.random.normal([tf.shape(images)[0], 1, self.latent_dim], seed=self._noise)
+        noise = keras.random.normal([tf.shape(images)[0], 1, self.latent_dim], seed=draws)
         reconstruction, kl = self.elbo(plain_apply, images, labels, tf.ensure_shape(noise, [None, 1, self.latent_dim]))
         loss = tf.reduce_mean(reconstruction + kl)
         self._loss.update_state(loss)

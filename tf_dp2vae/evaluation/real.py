@@ -71,7 +71,7 @@ def real_images(
     if file is None:
         loaded = datasets.load(name)
     else:
-        declared = {**_as_trained(config), **({"num_classes": num_classes} if data else {})}
+        declared = _as_trained(config) | ({"num_classes": num_classes} if data else {})
         loaded = datasets.load_npz(file, **declared, invalid=config.get("invalid_records", "refuse"))
     shape = release.image_shape
     check(
