@@ -11,6 +11,7 @@ from keras import layers
 from small_networks import batch_for, mixed_network, model_of, run, squared_loss
 
 from tf_dp2vae.gradients import BookKeepingEngine, ReferenceEngine, VectorizedMapEngine, make_engine
+from tf_dp2vae.taps import Taps
 
 ENGINES = [BookKeepingEngine, VectorizedMapEngine, ReferenceEngine]
 TOLERANCE = 1e-5
@@ -128,6 +129,15 @@ def test_layers_without_a_rule_fall_back_and_say_so(build, caplog):
     batch = batch_for(network)
     expected = loop_clipped_sum(squared_loss(network), batch, [1, 0, 1, 1], network.trainable_variables, 0.7)
     assert relative_error(run(engine, network, batch, [1, 0, 1, 1])[0], expected) < TOLERANCE
+
+
+def test_layers_of_variables_that_are_not_trained_are_applied_as_they_are():
+    """Their gradients would be computed, and thrown away, at the cost of the encoder's backward pass."""
+    network = sequential()
+    with tf.GradientTape() as tape:
+        taps = Taps(tape, network.layers[1].trainable_variables)
+        taps.apply(network, tf.ones([2, 3]))
+    assert [tap.layer for tap in taps._taps] == network.layers[1:]
 
 
 def test_xla_gives_the_same():

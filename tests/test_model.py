@@ -14,7 +14,7 @@ from conftest import CLASSES, DREAMS, LATENT, SHAPE, images_and_labels, some_rec
 
 from tf_dp2vae import accounting
 from tf_dp2vae.accounting import Event, Privacy
-from tf_dp2vae.checkpoints import Checkpoints
+from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.model import DP2VAE
@@ -453,7 +453,10 @@ def test_evaluation_leaves_no_trace_in_what_is_trained_afterwards():
     weights = []
     for evaluated in (False, True):
         keras.utils.set_random_seed(0)
-        model, begin = tiny_model(pretraining=Public(steps=2, sleep_steps=0, data=some_records(300, seed=5))), EncoderAt()
+        model, begin = (
+            tiny_model(pretraining=Public(steps=2, sleep_steps=0, data=some_records(300, seed=5))),
+            EncoderAt(),
+        )
         if evaluated:
             model.evaluate(some_records(), verbose=0)
         fit(model, callbacks=[begin])
@@ -613,21 +616,37 @@ def test_layer_that_mixes_only_when_it_is_trained_is_refused_once_it_is_thawed(t
         assert equal_weights(before, norm.get_weights())
 
 
-class Centred(keras.layers.Layer):
-    """Takes the batch's mean away."""
+class CentredOnceTrained(keras.layers.Layer):
+    """Takes as much of the batch's mean away as its gain says, which is 0 before training."""
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(), initializer="zeros")
 
     def call(self, inputs):
-        return inputs - tf.reduce_mean(inputs, axis=0, keepdims=True)
+        return inputs - self.gain * self.taken(inputs)
+
+    def taken(self, inputs):
+        return tf.reduce_mean(inputs, axis=0, keepdims=True)
+
+
+class Scaled(CentredOnceTrained):
+    """As many weights, and nothing mixed."""
+
+    def taken(self, inputs):
+        return inputs
 
 
 @pytest.mark.parametrize("pretraining", [NoPretraining(), DREAMS], ids=["none", "dreams"])
 def test_network_that_takes_the_place_of_another_is_looked_at(pretraining):
-    model = tiny_model(pretraining=pretraining)
-    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
-    hidden = Centred()(keras.layers.Concatenate()([latent, label]))
-    model.decoder = keras.Model([latent, label], keras.layers.Reshape(SHAPE)(keras.layers.Dense(64)(hidden)))
+    def decoder(kind):
+        latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+        hidden = kind()(keras.layers.Concatenate()([latent, label]))
+        return keras.Model([latent, label], keras.layers.Reshape(SHAPE)(keras.layers.Dense(64)(hidden)))
+
+    model = DP2VAE(tiny_model().encoder, decoder(Scaled), pretraining=pretraining, refinement=None)
+    model.decoder = decoder(CentredOnceTrained)
     model.compile("dp-adam")
-    with pytest.raises(InvalidInputError, match="Centred mixes examples"):
+    with pytest.raises(InvalidInputError, match="CentredOnceTrained mixes examples"):
         fit(model)
     assert not any(event.mechanism == "clipped gradient sum" for event in model.ledger.events)
 
@@ -685,11 +704,26 @@ def test_what_a_statement_says_of_pretraining_stays(trained, tmp_path):
         fit(shared)
 
 
-def test_networks_are_looked_at_as_they_come_and_as_they_are_frozen_and_not_again(monkeypatch):
+def test_networks_are_looked_at_as_they_come_and_again_only_when_what_is_trained_changes(monkeypatch):
     seen = []
     monkeypatch.setattr("tf_dp2vae.model.refuse_mixing", lambda networks: seen.append(networks[0].trainable))
-    fit(tiny_model(pretraining=DREAMS))
+    model = tiny_model(pretraining=Dreams(steps=2, sleep_steps=2))
+    fit(model, epochs=2)
+    assert seen == [True]
+    model.encoder.trainable, model.privacy = False, Privacy(3.0, 1e-5)
+    fit(model)
     assert seen == [True, False]
+
+
+def test_each_phase_trains_its_own_variables():
+    """Keras asks a model for them, for averages among others."""
+    model = tiny_model(pretraining=DREAMS)
+    decoder = model.decoder.trainable_variables
+    assert model.trainable_weights == model.trainable_variables == decoder
+    model.phase = Phase.PRETRAINING
+    assert model.trainable_weights == model.trainable_variables == [*model.encoder.trainable_variables, *decoder]
+    whole = tiny_model(pretraining=NoPretraining())
+    assert whole.trainable_variables == [*whole.encoder.trainable_variables, *whole.decoder.trainable_variables]
 
 
 class Unsaid(Pretraining):
@@ -842,7 +876,6 @@ def test_layers_that_came_frozen_stay_frozen(tmp_path):
     assert equal_weights(before, encoder.get_layer("kept").get_weights())
     model.save(tmp_path / "model.keras")
     again = load(tmp_path / "model.keras")
-    again.train_encoder(True)
     assert [layer.trainable for layer in again.encoder.layers if layer.weights] == [False, True, True]
 
 

@@ -118,10 +118,10 @@ class BookKeepingEngine:
         # Examples do not mix, so what is not finite stays in its own example, which weight zero silences in the end.
         kept = tf.cast(mask, tf.float32) * tf.cast(_finite_examples(batch), tf.float32)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            taps = Taps(tape)
+            taps = Taps(tape, variables)
             losses = loss(taps.apply, batch)
             total = tf.reduce_sum(losses)
-        found = taps.gradients(total, variables, examples)
+        found = taps.gradients(total, examples)
         norms = tf.sqrt(tf.add_n([gradient.squared_norms() for gradient in found.values()]))
         weights = clip_weights(norms, losses, kept, l2_norm_clip)
         flat = dict(zip(found, weighted_sums(list(found.values()), norms, weights)))

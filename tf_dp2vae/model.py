@@ -126,9 +126,7 @@ class DP2VAE(VAE):
         refuse_mixing([encoder, decoder])
         self.num_records: int | None = None
         self.privacy = privacy or Privacy()
-        self._probed = [self._trained_layers()]
-        self._frozen: list[keras.Layer] = []
-        self._encoder_is_frozen = False
+        self._looked_at = self._trained_layers()
         self.pretraining = pretraining or Dreams()
         self.prior = prior or (NormalPrior() if self.pretraining.is_whole_training else GaussianPrior())
         check(
@@ -206,6 +204,14 @@ class DP2VAE(VAE):
     def private_networks(self) -> list[keras.Model]:
         """The networks that the private phase trains."""
         return [self.decoder] if self.pretraining.freezes_encoder else [self.encoder, self.decoder]
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """Of the networks that the phase trains which the model is in."""
+        networks = self.private_networks if self.phase is Phase.PRIVATE else [self.encoder, self.decoder]
+        return [variable for network in networks for variable in network.trainable_variables]
+
+    trainable_weights = trainable_variables
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the phase that the model is in; here is the switch."""
@@ -355,7 +361,6 @@ class DP2VAE(VAE):
             "data, Unprotected() for the published way.",
         )
         private, done = (self.optimizer, self.jit_compile), self.checkpoints.progress.step
-        self.train_encoder(True)
         falling = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.05)
         # Ordinary convolutions run faster as TensorFlow's own kernels than as XLA's on a CPU.
         self.optimizer, self.jit_compile = keras.optimizers.Adam(falling), False
@@ -377,26 +382,20 @@ class DP2VAE(VAE):
             self.optimizer, self.jit_compile = private
             self.train_function = None
 
-    def train_encoder(self, trained: bool) -> None:
-        """Whether the encoder's layers are trained; those that its owner froze never are, until they are thawed by hand."""
-        layers = self._frozen if self._encoder_is_frozen else self.encoder._flatten_layers(include_self=False)
-        self._frozen = [layer for layer in layers if not layer.trainable]
-        self.encoder.trainable = trained
-        for layer in self._frozen:
-            layer.trainable = False
-        self._encoder_is_frozen = not trained
+    def look_at_networks(self) -> None:
+        """Once more, where layers were exchanged, frozen or thawed since they passed.
 
-    def freeze(self) -> None:
-        """Readies the encoder for the private phase; as they are then, the networks must keep examples apart, too."""
-        self.train_encoder(not self.pretraining.freezes_encoder)
-        if self._trained_layers() not in self._probed:
+        Raises:
+          InvalidInputError: as they are now, the networks do not keep examples apart.
+        """
+        if self._trained_layers() != self._looked_at:
             check_networks(self.encoder, self.decoder)
             refuse_mixing([self.encoder, self.decoder])
-            self._probed.append(self._trained_layers())
+            self._looked_at = self._trained_layers()
 
     def ready_private_steps(self, plan: Plan, records: Records) -> None:
         """Readies engine, optimizer and progress bar for the plan's private steps on the records."""
-        self.freeze()
+        self.look_at_networks()
         refuse_mixing_once_trained([self.encoder, self.decoder])
         self._engine = make_engine(self.engine, self.private_networks)
         self.optimizer.configure(
@@ -505,5 +504,4 @@ class DP2VAE(VAE):
         """Compiles with the saved optimizer."""
         if config:
             self.compile(optimizer=keras.saving.deserialize_keras_object(config["optimizer"]))
-            self.train_encoder(not self.pretraining.freezes_encoder)
             self.optimizer.build(self.trainable_variables)

@@ -27,13 +27,10 @@ _PAST = "past"
 
 def config_of(model: DP2VAE) -> dict[str, Any]:
     """What the model's constructor takes, and what was done with the model so far."""
-    serialize, trained = keras.saving.serialize_keras_object, model.encoder.trainable
-    model.train_encoder(True)  # so that a file tells apart what came frozen
-    objects = {name: serialize(getattr(model, name)) for name in _OBJECTS}
-    model.train_encoder(trained)
+    serialize = keras.saving.serialize_keras_object
     return {
         "name": model.name,
-        **objects,
+        **{name: serialize(getattr(model, name)) for name in _OBJECTS},
         **{name: getattr(model, name) for name in _VALUES},
         _PAST: {
             "num_records": model.num_records,

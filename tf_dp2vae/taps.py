@@ -35,11 +35,13 @@ def functional(network: keras.Model) -> Any:
 
 
 class Taps:
-    """Applies networks under a tape, watching the linear output of every trained layer."""
+    """Applies networks under a tape, watching the linear output of every layer of some variables."""
 
-    def __init__(self, tape: tf.GradientTape):
+    def __init__(self, tape: tf.GradientTape, variables: Sequence[keras.Variable]):
+        """Args: an open tape; the variables whose gradients are wanted. Layers of other ones are applied as they are."""
         self._taps: list[_Tap] = []
-        self._tape = tape
+        self._tape, self._variables = tape, variables
+        self._wanted = {id(variable) for variable in variables}
 
     def apply(self, network: keras.Model, inputs: Any) -> Any:
         """The network's output, as in training. Nested networks are entered, or their layers would be missed."""
@@ -47,14 +49,13 @@ class Taps:
         flat = graph._standardize_inputs(inputs)
         return graph._run_through_graph(flat, operation_fn=self._tapped)
 
-    def gradients(self, total: tf.Tensor, variables: Sequence[keras.Variable], examples: int) -> dict[int, PerExample]:
+    def gradients(self, total: tf.Tensor, examples: int) -> dict[int, PerExample]:
         """The per-example gradients of each variable, by its `id`; those that `total` does not depend on are left out.
 
         Raises:
           ValueError: a variable belongs to no layer that was applied: its gradient would be zero without a word.
         """
-        self._check_seen(variables)
-        wanted = {id(variable) for variable in variables}
+        self._check_seen()
         found: dict[int, PerExample] = {}
         at_outputs = self._tape.gradient(total, [tap.output for tap in self._taps])
         for tap, gradient in zip(self._taps, at_outputs):
@@ -62,21 +63,24 @@ class Taps:
                 continue
             dense = tf.convert_to_tensor(gradient)
             for variable, new in tap.rule.gradients(tap.layer, tap.inputs, dense, examples):
-                if id(variable) in wanted:
+                if id(variable) in self._wanted:
                     known = found.get(id(variable))
                     found[id(variable)] = new if known is None else known.joined(new)
         return found
 
-    def _check_seen(self, variables: Sequence[keras.Variable]) -> None:
+    def _check_seen(self) -> None:
         seen = {id(variable) for tap in self._taps for variable in tap.layer.trainable_variables}
-        unseen = [variable.path for variable in variables if id(variable) not in seen]
+        unseen = [variable.path for variable in self._variables if id(variable) not in seen]
         if unseen:
             raise ValueError(f"The loss never applied the layers of {', '.join(unseen)} through `apply`.")
+
+    def _is_trained(self, operation: Any) -> bool:
+        return isinstance(operation, keras.Layer) and any(id(v) in self._wanted for v in operation.trainable_variables)
 
     def _tapped(self, operation: Any) -> Callable[..., Any]:
         if is_graph(operation):
             return lambda *args, **_: self.apply(operation, args[0] if len(args) == 1 else args)
-        rule = rule_for(operation) if isinstance(operation, keras.Layer) and operation.trainable_variables else None
+        rule = rule_for(operation) if self._is_trained(operation) else None
         if rule is None:
             if getattr(operation, "_call_has_training_arg", False):
                 return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": True})

@@ -59,7 +59,7 @@ class Training:
         """
         model, records = self._model, self._records
         plan = model.plan = self.begin()
-        model.freeze()
+        model.look_at_networks()
         model.num_records, model.unit, model.audit_canaries = records.num_records, records.unit, records.audit_canaries
         show, progress = PhaseProgress(model, self._verbose), model.checkpoints.progress
         if model.checkpoints.resumed:

@@ -8,9 +8,6 @@ Reference: Hinton, Dayan, Frey and Neal 1995, "The wake-sleep algorithm for unsu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import keras
 import tensorflow as tf
 
@@ -33,8 +30,7 @@ class Sleep(keras.callbacks.Callback):
         if epoch == self._last_epoch or epoch < progress.sleeps:
             return
         self._copy_averaged_weights()
-        with self._encoder_trainable():
-            self._round(tf.constant(self._steps), tf.constant([self.model.seed, epoch]))
+        self._round(tf.constant(self._steps), tf.constant([self.model.seed, epoch]))
         progress.sleeps += 1
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -43,19 +39,10 @@ class Sleep(keras.callbacks.Callback):
         self._optimizer = keras.optimizers.Adam(
             self._learning_rate / 2
         )  # it goes on from weights that are good already
-        with self._encoder_trainable():
-            self._variables = self.model.encoder.trainable_variables
+        self._variables = self.model.encoder.trainable_variables
         self._optimizer.build(self._variables)
         self.model.checkpoints.track("optimizer of sleep", self._optimizer.variables)
         self._round = tf.function(self._sleep)
-
-    @contextmanager
-    def _encoder_trainable(self) -> Iterator[None]:
-        self.model.train_encoder(True)
-        try:
-            yield
-        finally:
-            self.model.train_encoder(False)
 
     def _copy_averaged_weights(self) -> None:
         """What is dreamt with: the decoder's weights, averaged where they are trained and the optimizer averages them."""
