@@ -181,11 +181,12 @@ def prefers_gram(positions: int, m: int, n: int) -> bool:
     """Whether the Gram rule costs less than the product, for each example's [positions, m]ᵀ [positions, n].
 
     Both count multiply-additions, and bytes as the multiply-additions of equal time: a formed product is written once and
-    read twice; so are the two Gram matrices, and the factors are read again for the sum.
+    read twice; so are the two Gram matrices, and the factors are read again for the sum. Gram matrices are of float64, which
+    counts twice, and so are the factors that they are made of, written once and read once more.
     """
     product = positions * m * n + _OPERATIONS_PER_BYTE * 4 * 3 * m * n
-    gram = positions**2 * (m + n) + positions * m * n
-    gram += _OPERATIONS_PER_BYTE * 4 * (3 * 2 * positions**2 + 2 * positions * (m + n))
+    gram = 2 * positions**2 * (m + n) + positions * m * n
+    gram += _OPERATIONS_PER_BYTE * 4 * (2 * 3 * 2 * positions**2 + (2 + 2 * 2) * positions * (m + n))
     return gram < product
 
 
