@@ -12,6 +12,7 @@ from small_networks import batch_for, mixed_network, model_of, run, squared_loss
 
 from tf_dp2vae.gradients import BookKeepingEngine, ReferenceEngine, VectorizedMapEngine, make_engine
 from tf_dp2vae.taps import Taps
+from tf_dp2vae.validation import InvalidInputError
 
 ENGINES = [BookKeepingEngine, VectorizedMapEngine, ReferenceEngine]
 TOLERANCE = 1e-5
@@ -138,6 +139,45 @@ def test_layers_of_variables_that_are_not_trained_are_applied_as_they_are():
         taps = Taps(tape, network.layers[1].trainable_variables)
         taps.apply(network, tf.ones([2, 3]))
     assert [tap.layer for tap in taps._taps] == network.layers[1:]
+
+
+@pytest.mark.parametrize("layer", [layers.LSTM(3), layers.Bidirectional(layers.GRU(2)), layers.SimpleRNN(3)])
+def test_recurrent_layers_fall_back_to_a_loop(layer):
+    """TensorFlow cannot vectorise their way back once something before them is trained, too."""
+    network = model_of((4,), layers.Dense(6, activation="tanh"), layers.Reshape((3, 2)), layer, layers.Dense(2))
+    engine, batch, mask = make_engine("book-keeping", [network]), batch_for(network), [1, 0, 1, 1]
+    expected = loop_clipped_sum(squared_loss(network), batch, mask, network.trainable_variables, 0.7)
+    assert relative_error(run(engine, network, batch, mask, clip=0.7)[0], expected) < TOLERANCE
+    compiled = tf.function(lambda *given: run(engine, network, given, mask, clip=0.7)[0])
+    assert relative_error(compiled(*batch), expected) < TOLERANCE
+
+
+def test_reference_engine_is_refused_where_a_layer_makes_its_gradients_itself():
+    """Of a whole batch it may make them of all examples' inputs."""
+    with pytest.raises(InvalidInputError, match="OwnDense.*choose engine='book-keeping'"):
+        make_engine("reference", [model_of((3,), OwnDense(3))])
+
+
+def test_whole_numbers_go_into_dense_layers():
+    network = model_of((3,), layers.Discretization(bin_boundaries=[-0.5, 0.0, 0.5]), layers.Dense(2))
+    batch = batch_for(network)
+    expected = loop_clipped_sum(squared_loss(network), batch, [1] * 4, network.trainable_variables, 0.7)
+    assert relative_error(run(BookKeepingEngine(), network, batch, clip=0.7)[0], expected) < TOLERANCE
+
+
+def test_a_tiny_factor_and_a_huge_one_stay_within_the_clip():
+    """The square of the tiny one is no number of float32; the product of both is one."""
+    inputs = keras.Input((1,))
+    network = keras.Model(inputs, layers.Dense(1, use_bias=False)(inputs))
+
+    def loss(apply, batch):
+        return tf.reduce_sum(apply(network, batch[0]) * batch[1], 1)
+
+    for left, right in ((5e-20, 9e18), (1e19, 3e-20), (3e-20, 1.7e19)):
+        batch = tf.constant([[left]]), tf.constant([[right]])
+        for clip in (0.1, 1.0):
+            sums, _ = BookKeepingEngine().clipped_sum(loss, batch, tf.ones([1]), network.trainable_variables, clip)
+            assert 0 < global_norm(sums) <= clip * (1 + 1e-6)
 
 
 def test_xla_gives_the_same():

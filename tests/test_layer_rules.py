@@ -211,6 +211,47 @@ def test_rows_of_a_table_that_nearly_cancel_stay_within_the_clip():
             assert global_norm(sums) <= 1e-3 * (1 + 2**-11)
 
 
+@pytest.mark.parametrize("examples, positions, cancelling", [(1, 12_544, True), (64, 784, False)])
+def test_a_row_that_is_looked_up_often_stays_within_the_clip(examples, positions, cancelling):
+    """Row sums are made one after the other: in float32 many equal numbers round all one way."""
+    inputs = keras.Input((positions,), dtype="int32")
+    network = keras.Model(inputs, layers.Embedding(4, 8)(inputs))
+
+    def loss(apply, batch):
+        return tf.reduce_sum(apply(network, batch[0]) * batch[1], (1, 2))
+
+    values = np.full((examples, positions, 8), 1.1)
+    if cancelling:
+        values[:, positions // 2 :] *= -1 - 1e-4
+    sums = []
+    for num in (examples, examples - 1):
+        batch = tf.zeros([examples, positions], tf.int32), tf.constant(values, tf.float32)
+        mask = tf.constant(np.arange(examples) < num, tf.float32)
+        sums.append(BookKeepingEngine().clipped_sum(loss, batch, mask, network.trainable_variables, 1.0)[0][0].numpy())
+    assert global_norm([sums[0].astype(float) - sums[1]]) <= 1 + 1e-5 * examples
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_row_that_is_not_there_is_none_of_another_example(xla):
+    """XLA looks up the nearest row there is; so do the rules."""
+    inputs = keras.Input((4,), dtype="int32")
+    network = keras.Model(inputs, layers.Embedding(3, 2)(inputs))
+
+    def loss(apply, batch):
+        return tf.reduce_sum(apply(network, batch[0]) * batch[1], (1, 2))
+
+    @tf.function(jit_compile=xla)
+    def clipped_sum(indices, mask):
+        batch = indices, tf.ones([3, 4, 2])
+        return BookKeepingEngine().clipped_sum(loss, batch, mask, network.trainable_variables, 1.0)[0]
+
+    indices = np.ones((3, 4), np.int32)
+    indices[2] = -4, -5, -1, 99
+    with_it, without = (clipped_sum(indices, tf.constant([1.0, 1.0, drawn])) for drawn in (1.0, 0.0))
+    assert global_norm([a - b for a, b in zip(with_it, without)]) == pytest.approx(1.0, abs=1e-5)
+    assert np.all(np.any(np.not_equal(with_it[0], without[0]), axis=1) == [True, False, True])
+
+
 def test_the_cheaper_way_is_chosen():
     assert factors.prefers_gram(positions=1, m=64, n=64)
     assert factors.prefers_gram(positions=16, m=2048, n=256)

@@ -159,6 +159,13 @@ class OwnCall(keras.Model):
         return super().call(inputs - tf.reduce_mean(inputs, axis=0, keepdims=True), training=training)
 
 
+class BelowTogether(layers.Layer):
+    """Bounds the whole batch from below, as if it were one example."""
+
+    def call(self, inputs):
+        return inputs * tf.minimum(1.0, 2.0 / tf.maximum(-tf.reduce_min(inputs), 1e-6))
+
+
 class ClippedTogether(layers.Layer):
     """Bounds the norm of the whole batch, which examples of ordinary size do not reach."""
 
@@ -228,6 +235,55 @@ def test_what_a_layer_does_on_the_way_back_alone_is_found(back, words):
     with pytest.raises(InvalidInputError) as refusal:
         refuse_mixing([network(layers.Dense(3), BackThrough(back, name="culprit"), layers.Dense(2))])
     assert f"culprit (BackThrough {words}" in str(refusal.value) and "dense" not in str(refusal.value)
+
+
+def test_networks_inside_a_network_are_entered():
+    clips = BackThrough(lambda gradient: tf.clip_by_norm(gradient, 1.0), name="culprit")
+    inner = network(layers.Dense(4), network(layers.Dense(3), clips, shape=(4,)))
+    assert mixing_layers(network(layers.Dense(5), inner)) == ["culprit (BackThrough mixes examples)"]
+
+
+def test_what_has_no_gradient_is_refused():
+    """Nothing would be seen of what lies behind it on the way back."""
+    shrunk = layers.Lambda(lambda images: tf.image.resize(images, (4, 4), "area"), name="shrunk")
+    (found,) = mixing_layers(network(shrunk, shape=SHAPE))
+    assert found.startswith("shrunk (Lambda cannot be looked at") and "ResizeArea" in found
+
+
+def test_layer_that_fails_on_random_examples_is_named():
+    rows = layers.Lambda(lambda inputs: tf.cast(100 * inputs, tf.int32))
+    (found,) = mixing_layers(network(rows, layers.Embedding(8, 2, name="table"), layers.Dense(2)))
+    assert found.startswith("table (Embedding cannot be looked at") and "is not in [0, 8)" in found
+
+
+def test_mixing_of_negative_numbers_alone_is_found():
+    """Half of all latents are."""
+    (found,) = mixing_layers(network(BelowTogether(name="culprit")))
+    assert found == "culprit (BelowTogether mixes examples)"
+
+
+def recurrent(inputs):
+    state = layers.Dense(3)(inputs)
+    return layers.GRU(3)(layers.RepeatVector(2)(inputs), initial_state=state)
+
+
+def attending(inputs):
+    sequence = layers.Reshape((2, 4))(layers.Dense(8)(inputs))
+    return layers.MultiHeadAttention(2, 4)(sequence, value=sequence)
+
+
+@pytest.mark.parametrize("build", [recurrent, attending])
+def test_what_enters_by_its_name_moves_along(build):
+    inputs = keras.Input((8,))
+    assert mixing_layers(keras.Model(inputs, build(inputs))) == []
+
+
+def test_call_of_one_network_alone_is_refused():
+    model = tiny_model()
+    usual = model.encoder.call
+    model.encoder.call = lambda inputs, **given: usual([inputs[0] - tf.reduce_mean(inputs[0], 0), inputs[1]], **given)
+    with pytest.raises(InvalidInputError, match="call of its own"):
+        DP2VAE(model.encoder, model.decoder)
 
 
 def test_tensor_that_enters_twice_mixes_nothing():

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
@@ -114,7 +115,7 @@ class Products:
         if self._forms:
             return _squared_rows(self._formed)
         if self.left.shape[2] == 1:
-            return tf.reduce_sum(_squared_last(self.left) * _squared_last(self.right), axis=(1, 2))
+            return tf.reduce_sum(_at_least(self.left) * _at_least(self.right), axis=(1, 2))
         return _gram_squared_norms(self.left, self.right)
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
@@ -166,8 +167,10 @@ class Rows:
         return _with_least(squared, tf.reduce_sum(tf.sqrt(_squared_last(values)), axis=1))
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
-        scaled = self.values * weights[:, None, None]
-        return tf.reshape(tf.math.unsorted_segment_sum(scaled, self.indices, self.num_rows), [-1])
+        """In float64: rows are added one after the other, and many equal ones in float32 would round all one way."""
+        scaled = tf.cast(self.values * weights[:, None, None], tf.float64)
+        table = tf.math.unsorted_segment_sum(scaled, self.indices, self.num_rows)
+        return tf.reshape(tf.cast(table, self.values.dtype), [-1])
 
     def silenced(self, keep: tf.Tensor) -> Rows:
         return Rows(self.indices, null_unless(keep, self.values), self.num_rows)
@@ -240,6 +243,11 @@ def null_unless(keep: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Zeros in place of the examples where `keep`, [examples], is false."""
     where = tf.reshape(keep, [-1] + [1] * (factor.shape.rank - 1))
     return tf.where(where, factor, tf.zeros([], factor.dtype))
+
+
+def _at_least(factor: tf.Tensor) -> tf.Tensor:
+    """Squared norms along the last axis, plus what squares of numbers below 1e-19 lose: the other factor may be huge."""
+    return _squared_last(factor) + int(factor.shape[-1]) * np.finfo(np.float32).tiny
 
 
 def _squared_last(factor: tf.Tensor) -> tf.Tensor:

@@ -3,10 +3,10 @@
 Two engines compute the same thing, Σ_i min(1, C/‖g_i‖) g_i over a fixed-shape batch of examples:
 
   `book-keeping` (default)  one forward and one backward pass, per-example norms from the layers' factors
-                            (`layer_rules`). Where a trained layer has no rule, `tf.vectorized_map` over single examples
-                            takes over for the whole sum, with a message.
+                            (`layer_rules`). Where a trained layer has no rule, one example after the other takes over
+                            for the whole sum (`tf.vectorized_map`, or a loop), with a message.
   `reference`               tensorflow-privacy's own vectorized optimizer, a Jacobian of the loss vector. Slow; it is the
-                            independent truth that tests compare with.
+                            independent truth that tests compare with, for layers that have a rule.
 
 Edge cases, the same in both engines:
 
@@ -32,7 +32,7 @@ from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
 from tf_dp2vae.factors import null_unless, weighted_sums
 from tf_dp2vae.layer_rules import rule_for
 from tf_dp2vae.taps import Taps, is_graph
-from tf_dp2vae.validation import check_choice
+from tf_dp2vae.validation import check, check_choice
 
 Apply = Callable[[keras.Model, Any], Any]
 """Applies a network to its inputs: `network(inputs)`, or the same with taps at its layers."""
@@ -83,16 +83,27 @@ def plain_apply(network: keras.Model, inputs: Any) -> Any:
 
 
 def make_engine(name: EngineName, networks: Sequence[keras.Model]) -> GradientEngine:
-    """The engine of that name for models that train any of `networks`."""
+    """The engine of that name for models that train any of `networks`.
+
+    Raises:
+      InvalidInputError: the name is not known; `reference`, which takes the gradients of a batch at once, where a layer
+        without a rule could make them of the whole batch.
+    """
     check_choice(get_args(EngineName), engine=name)
-    if name == "reference":
-        return ReferenceEngine()
     missing = layers_without_rule(networks)
+    names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in missing)
+    if name == "reference":
+        check(
+            not missing,
+            f"engine='reference' differentiates a whole batch at once, which bounds nothing where a layer makes gradients "
+            f"of its weights in its own way, as {names} may: choose engine='book-keeping'.",
+        )
+        return ReferenceEngine()
     if missing:
         _logger.warning(
-            "No book-keeping rule for %s: falling back to tf.vectorized_map over single examples, which is many times "
-            "slower and gives the same gradients.",
-            ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in missing),
+            "No book-keeping rule for %s: falling back to one example at a time, which is many times slower and gives the "
+            "same gradients.",
+            names,
         )
         return VectorizedMapEngine()
     return BookKeepingEngine()
@@ -133,7 +144,7 @@ class BookKeepingEngine:
 
 
 class VectorizedMapEngine:
-    """Per-example gradients by `tf.vectorized_map` over single examples: for layers without a rule."""
+    """Per-example gradients of one example at a time: for layers without a rule."""
 
     def clipped_sum(self, loss, batch, mask, variables, l2_norm_clip):
         batch, mask = _without_non_finite(batch, mask)
@@ -146,7 +157,7 @@ class VectorizedMapEngine:
             gradients: Any = tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return list(gradients), value
 
-        gradients, losses = tf.vectorized_map(one, batch)
+        gradients, losses = _for_each(one, batch, [variable.shape for variable in variables])
         flat = [tf.reshape(gradient, [gradient.shape[0], -1]) for gradient in gradients]
         norms = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient), axis=1) for gradient in flat]))
         weights = clip_weights(norms, losses, mask, l2_norm_clip)
@@ -154,6 +165,23 @@ class VectorizedMapEngine:
         sums = [tf.linalg.matvec(g, weights, transpose_a=True) for g in silenced]
         shaped = [tf.reshape(total, variable.shape) for total, variable in zip(sums, variables)]
         return shaped, tf.reduce_sum(tf.where(weights > 0, losses, 0.0))
+
+
+def _for_each(one: Callable[[Any], tuple[list[tf.Tensor], tf.Tensor]], batch: Any, shapes: list[Any]) -> Any:
+    """`one` of each example: vectorised, or in a loop where TensorFlow cannot vectorise it, as behind recurrent layers."""
+    # A function, for what a vain attempt leaves in the graph would be run.
+    vectorised = tf.function(lambda batch: tf.vectorized_map(one, batch), autograph=False)
+    complaints = tf.get_logger()
+    level = complaints.level
+    complaints.setLevel(logging.CRITICAL)  # hundreds of lines on what is done about here
+    try:
+        return vectorised(batch)
+    except TypeError:
+        return tf.map_fn(
+            one, batch, fn_output_signature=([tf.TensorSpec(shape) for shape in shapes], tf.TensorSpec([]))
+        )
+    finally:
+        complaints.setLevel(level)
 
 
 _TFPrivacyOptimizer = make_vectorized_keras_optimizer_class(keras.optimizers.SGD)

@@ -75,12 +75,12 @@ def _plus_bias(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
 
 
 def _dense_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
-    return _plus_bias(layer, tf.linalg.matmul(inputs, layer.kernel))
+    return _plus_bias(layer, tf.linalg.matmul(tf.cast(inputs, layer.kernel.dtype), layer.kernel))
 
 
 def _dense_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
-    left, right = (tf.reshape(tensor, [examples, 1, -1, tensor.shape[-1]]) for tensor in (inputs, gradient))
-    kernel = Products(left, right)
+    factors = tf.cast(inputs, gradient.dtype), gradient
+    kernel = Products(*(tf.reshape(factor, [examples, 1, -1, factor.shape[-1]]) for factor in factors))
     return _with_bias(layer, kernel, gradient, examples)
 
 
@@ -205,12 +205,17 @@ def _last_axes(layer: Any) -> bool:
 
 
 def _embedding_linear(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
-    return tf.gather(layer.embeddings.value, tf.cast(inputs, tf.int32))
+    return tf.gather(layer.embeddings.value, _rows_of(layer, inputs))
 
 
 def _embedding_gradients(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor, examples: int) -> Gradients:
-    indices = tf.reshape(tf.cast(inputs, tf.int32), [examples, -1])
+    indices = tf.reshape(_rows_of(layer, inputs), [examples, -1])
     return [(layer.embeddings, Rows(indices, _by_example(gradient, examples), layer.input_dim))]
+
+
+def _rows_of(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+    """Rows that there are: any other would be one of another example where all examples' tables lie end to end."""
+    return tf.clip_by_value(tf.cast(inputs, tf.int32), 0, layer.input_dim - 1)
 
 
 def _plain_embedding(layer: Any) -> bool:

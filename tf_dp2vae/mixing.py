@@ -1,8 +1,9 @@
 """Finds layers through which one record would reach further than its own clipped gradient, by what they do.
 
 A clip bounds one record's influence only if example i's gradient depends on example i alone, and if that gradient is all
-that a record leaves behind. Three kinds of layers break this, and any layer can be one, so each operation of a network is
-run forward and backward on random inputs and looked at, small and large ones, and again as it is when private steps begin:
+that a record leaves behind. Three kinds of layers break this, and any layer can be one. So each operation of a network, and
+of networks inside it, is run forward and backward on random inputs and looked at, and again as it is when private steps
+begin:
 
   *mixes examples* (BatchNormalization): with one example moved, another example's output or gradient moves.
   *treats examples by their place* (Dropout, GaussianNoise): with the examples in another order, outputs are not in that
@@ -10,9 +11,10 @@ run forward and backward on random inputs and looked at, small and large ones, a
      those of all after it, on to others.
   *keeps what it sees* (running statistics): a weight is changed on the way, un-noised.
 
-What only the whole network shows, such as a path through whole numbers, is looked for in the whole. Its graph is read, too:
-no operation in it may write to a variable, draw a random number or leave TensorFlow, on whatever branch. Reading proves
-that of the graph; that examples are kept apart is a test and no proof.
+What only the whole network shows, such as a path through whole numbers, is looked for in the whole, by small inputs and
+large ones. Its graph is read, too: no operation in it, there or back, may write to a variable, draw a random number or leave
+TensorFlow, on whatever branch. Reading proves that of the graph; that examples are kept apart is a test and no proof. What
+cannot be run in this way, such as an operation that has no gradient, is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -28,19 +31,23 @@ import tensorflow as tf
 from keras import tree
 from tensorflow.python.framework import op_def_registry
 
-from tf_dp2vae.taps import functional
+from tf_dp2vae.taps import run_graph
 from tf_dp2vae.validation import check
 
-_EXAMPLES = 4
+_EXAMPLES = 5
+"""Few layers have an axis of this length of their own, which would be taken for the batch."""
 _LARGE = 100.0
 """What is harmless to examples of ordinary size, as a clip of a whole batch, need not be so to large ones."""
 _RANDOM = re.compile("Random|Multinomial|^Stateless(Truncated|Parameterized|Shuffle|Sample)")
 _PYTHON = "PyFunc"
 """In the name of each operation that calls Python, those too that promise to keep nothing."""
 _HARMLESS = re.compile(
-    "^(ReadVariableOp|VarHandleOp|VariableShape|ResourceGather|Placeholder|Assert|TensorArray|If|While|Case|(Stateful)?PartitionedCall)"
+    "^(ReadVariableOp|VarHandleOp|VariableShape|ResourceGather|Placeholder|Assert|CheckNumerics|TensorArray|If|While|Case|"
+    "(Stateful)?PartitionedCall)"
 )
 """Operations that TensorFlow takes for stateful and that leave no state behind; functions' bodies are read by themselves."""
+_DECORATION = re.compile(r"\x1b\[\d*m|\{\{.*?\}\}")
+"""Of error messages: what makes letters bold, and names of nodes in graphs."""
 _CLOSE = 1e-4, 1e-5
 """Of an entry, and of the largest one: rows of another order may be rounded otherwise; another mask is no rounding."""
 
@@ -83,21 +90,33 @@ def mixing_layers(network: keras.Model) -> list[str]:
     return offenders
 
 
+def _failed(error: Exception) -> str:
+    """With what the error says last, apart from where it happened and to what."""
+    lines = [_DECORATION.sub("", line).strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("[[", "•", "Arguments received"))]
+    return f"cannot be looked at, for it fails on random examples: {said[-1] if said else type(error).__name__}"
+
+
 def _named(operation: Any, offence: str) -> str:
     return f"{operation.name} ({type(operation).__name__} {offence})"
 
 
 def _offence_of_whole(network: keras.Model) -> str:
     """What only the whole shows, by small examples, by large ones, or by its graph; empty where it shows nothing."""
-    whole = _with_all_between(network)
-    traced = tf.function(lambda *inputs: _there_and_back(whole, inputs, {})).get_concrete_function(*_inputs(network))
 
-    def run(args: Any) -> list[tf.Tensor]:
+    def there_and_back(inputs: Any) -> list[tf.Tensor]:
+        return _there_and_back(lambda given: _all_between(network, given), (inputs,), {})
+
+    def run(args: Any, kwargs: Any) -> list[tf.Tensor]:
         return traced(*tree.flatten(args))
 
     with unchanged(network.variables):
-        by_size = (_offence(run, _inputs(network, scale), []) for scale in (1.0, _LARGE))
-        return next(filter(None, by_size), "") or _written_or_drawn(traced)
+        try:
+            traced = tf.function(there_and_back, autograph=False).get_concrete_function(_inputs(network))
+            by_size = (_offence(run, (_inputs(network, scale),), {}, []) for scale in (1.0, _LARGE))
+            return next(filter(None, by_size), "") or _written_or_drawn(traced)
+        except Exception as error:  # whatever a layer of somebody's own raises
+            return _failed(error)
 
 
 def _offending_operations(network: keras.Model, offence_of: Callable[[Any, Any, Any], str]) -> list[str]:
@@ -107,7 +126,10 @@ def _offending_operations(network: keras.Model, offence_of: Callable[[Any, Any, 
     def probed(operation: Any) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             with unchanged(_weights(operation)):
-                offence = offence_of(operation, args, kwargs)
+                try:
+                    offence = offence_of(operation, args, kwargs)
+                except Exception as error:  # whatever a layer of somebody's own raises
+                    offence = _failed(error)
             if offence:
                 offenders.append(_named(operation, offence))
             with unchanged(_weights(operation)):
@@ -115,12 +137,16 @@ def _offending_operations(network: keras.Model, offence_of: Callable[[Any, Any, 
 
         return call
 
-    functional(network)._run_through_graph(tree.flatten(_inputs(network)), operation_fn=probed)
+    try:
+        run_graph(network, _inputs(network), probed)
+    except Exception:  # one of them, so there is nothing to run those behind it on
+        if not offenders:
+            raise
     return offenders
 
 
 def _offence_of_layer(operation: Any, args: Any, kwargs: Any) -> str:
-    return _offence(lambda given: _there_and_back(operation, given, kwargs), args, _weights(operation))
+    return _offence(partial(_there_and_back, operation), args, kwargs, _weights(operation))
 
 
 def _offence_of_graph(operation: Any, args: Any, kwargs: Any) -> str:
@@ -139,20 +165,32 @@ def _written_or_drawn(traced: Any) -> str:
     return f"keeps what it sees: {', '.join(kept)}" if kept else ""
 
 
-def _inputs(network: keras.Model, scale: float = 1.0) -> tuple[Any]:
-    """Random examples, as the one argument of a call; whole numbers, which may name rows of a table, stay small."""
+def _inputs(network: keras.Model, scale: float = 1.0) -> Any:
+    """Random examples, of both signs; whole numbers, which may name rows of a table, are none or one."""
     random = np.random.default_rng(0)
-    scales = [scale if "float" in tensor.dtype else 1.0 for tensor in network.inputs]
-    shapes = [(_EXAMPLES, *tensor.shape[1:]) for tensor in network.inputs]
-    inputs = [tf.constant(factor * random.random(shape), tf.float32) for factor, shape in zip(scales, shapes)]
-    return (inputs if len(inputs) > 1 else inputs[0],)
+    inputs = []
+    for tensor in network.inputs:
+        shape = _EXAMPLES, *tensor.shape[1:]
+        floats = "float" in tensor.dtype
+        values = scale * random.standard_normal(shape) if floats else random.integers(0, 2, shape)
+        inputs.append(tf.constant(values, tf.float32))
+    return inputs if len(inputs) > 1 else inputs[0]
 
 
-def _with_all_between(network: keras.Model) -> keras.Model:
-    """The network with every tensor on the way among its outputs, so that nothing can hide what happens there."""
-    graph = functional(network)
-    nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
-    return keras.Model(graph.inputs, [tensor for node in nodes for tensor in node.output_tensors])
+def _all_between(network: keras.Model, inputs: Any) -> list[tf.Tensor]:
+    """The outputs of every operation on the way, so that nothing can hide what happens there."""
+    found: list[tf.Tensor] = []
+
+    def seen(operation: Any) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            outputs = _run(operation, args, kwargs)
+            found.extend(tree.flatten(outputs))
+            return outputs
+
+        return call
+
+    run_graph(network, inputs, seen)
+    return found
 
 
 def _move(variables: Sequence[keras.Variable]) -> None:
@@ -175,53 +213,58 @@ def unchanged(variables: Sequence[keras.Variable]) -> Iterator[list[str]]:
                 variable.assign(value)
 
 
-def _offence(run: Callable[[Any], list[tf.Tensor]], args: Any, weights: Sequence[keras.Variable]) -> str:
+def _offence(
+    run: Callable[[Any, Any], list[tf.Tensor]], args: Any, kwargs: Any, weights: Sequence[keras.Variable]
+) -> str:
     """Empty where one example's outputs and gradients, and nothing else, depend on one example."""
+    given = args, kwargs
+    if not _has_examples(given):
+        return ""
 
     def outputs(arguments: Any) -> list[np.ndarray]:
         with unchanged(weights):
-            return [np.array(tf.cast(leaf, tf.float32)) for leaf in run(arguments)]
+            return [np.array(tf.cast(leaf, tf.float32)) for leaf in run(*arguments)]
 
-    first = outputs(args)
+    first = outputs(given)
     if any(leaf.shape[:1] != (_EXAMPLES,) for leaf in first):
-        return "mixes examples" if _has_examples(args) else ""
+        return "mixes examples"
     for example in range(_EXAMPLES):
         others = np.arange(_EXAMPLES) != example
         # Up and down: a minimum over the batch does not see a value rise, nor a maximum one fall.
         for scale, shift in ((1.7, 0.31), (0.6, -0.31)):
-            moved = tree.map_structure(lambda leaf, s=scale, t=shift, i=example: _moved(leaf, i, s, t), args)
+            moved = tree.map_structure(lambda leaf, s=scale, t=shift, i=example: _moved(leaf, i, s, t), given)
             if any(not np.array_equal(a[others], b[others], equal_nan=True) for a, b in zip(first, outputs(moved))):
                 return "mixes examples"
-    turned = outputs(tree.map_structure(lambda leaf: tf.roll(leaf, 1, 0) if _is_batch(leaf) else leaf, args))
-    if _has_examples(args) and not all(_close(np.roll(a, 1, 0), b) for a, b in zip(first, turned)):
+    turned = outputs(tree.map_structure(lambda leaf: tf.roll(leaf, 1, 0) if _is_batch(leaf) else leaf, given))
+    if not all(_close(np.roll(a, 1, 0), b) for a, b in zip(first, turned)):
         return "treats examples by their place"
     with unchanged(weights) as changed:
-        run(args)
+        run(*given)
     return "keeps what it sees" if changed else ""
 
 
 def _there_and_back(operation: Any, args: Any, kwargs: Any) -> list[tf.Tensor]:
     """Outputs, and the gradients of half their squares with respect to inputs and to the outputs themselves.
 
-    So each output's gradient is of its own size, and of one network's outputs (`_with_all_between`) each stands on the way
-    back from those behind it. An operation that has no gradient has no way back to look at.
+    So each output's gradient is of its own size, and of one network's outputs (`_all_between`) each stands on the way back
+    from those behind it.
+
+    Raises:
+      LookupError: TensorFlow knows no gradient of it.
     """
     # Copies: a tensor that enters twice has a gradient at each place, moved or not.
-    args = tree.map_structure(lambda leaf: tf.identity(leaf) if _is_batch(leaf) else leaf, args)
-    entered = [leaf for leaf in tree.flatten(args) if _is_batch(leaf) and leaf.dtype.is_floating]
+    given: Any = tree.map_structure(lambda leaf: tf.identity(leaf) if _is_batch(leaf) else leaf, (args, kwargs))
+    entered = [leaf for leaf in tree.flatten(given) if _is_batch(leaf) and leaf.dtype.is_floating]
     with tf.GradientTape() as tape:
         tape.watch(entered)
-        outputs = tree.flatten(_run(operation, args, kwargs))
+        outputs = tree.flatten(_run(operation, *given))
         smooth = [leaf for leaf in outputs if leaf.dtype.is_floating]
         total = (
             tf.add_n([0.5 * tf.reduce_sum(tf.square(tf.cast(leaf, tf.float32))) for leaf in smooth]) if smooth else None
         )
     if total is None:
         return outputs
-    try:
-        back = tape.gradient(total, [*entered, *smooth], unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    except LookupError:
-        return outputs
+    back = tape.gradient(total, [*entered, *smooth], unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return [*outputs, *map(tf.convert_to_tensor, back)]
 
 
@@ -238,8 +281,8 @@ def _is_batch(leaf: Any) -> bool:
     return tf.is_tensor(leaf) and leaf.shape[:1] == [_EXAMPLES]
 
 
-def _has_examples(args: Any) -> bool:
-    return any(_is_batch(leaf) for leaf in tree.flatten(args))
+def _has_examples(given: Any) -> bool:
+    return any(_is_batch(leaf) for leaf in tree.flatten(given))
 
 
 def _moved(leaf: Any, example: int, scale: float, shift: float) -> Any:

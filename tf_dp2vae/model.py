@@ -335,6 +335,7 @@ class DP2VAE(VAE):
         callbacks = listed(callbacks)
         refuse_private_control(callbacks)
         check_ready(self)
+        self._engine = make_engine(self.engine, self.private_networks)
         records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
         self.pretraining.check_records(records)
         batch_size = batch_size_for(records.num_units) if batch_size is None else batch_size
@@ -394,10 +395,9 @@ class DP2VAE(VAE):
             self._looked_at = self._trained_layers()
 
     def ready_private_steps(self, plan: Plan, records: Records) -> None:
-        """Readies engine, optimizer and progress bar for the plan's private steps on the records."""
+        """Readies optimizer and progress bar for the plan's private steps on the records."""
         self.look_at_networks()
         refuse_mixing_once_trained([self.encoder, self.decoder])
-        self._engine = make_engine(self.engine, self.private_networks)
         self.optimizer.configure(
             self.privacy.l2_norm_clip,
             plan.noise_multiplier * records.unit.max_per_unit,

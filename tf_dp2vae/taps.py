@@ -18,8 +18,10 @@ _CALLS = [kind.call for kind in _GRAPHS]
 
 def is_graph(layer: Any) -> bool:
     """Whether a layer is a network that does what its graph says: no composite layer, and none with a call of its own."""
+    if not isinstance(layer, _GRAPHS):
+        return False
     kind = type(layer)
-    return isinstance(layer, _GRAPHS) and kind.call in _CALLS and kind.__call__ is keras.Layer.__call__
+    return kind.call in _CALLS and kind.__call__ is keras.Layer.__call__ and "call" not in vars(layer)
 
 
 class _Tap(NamedTuple):
@@ -29,9 +31,16 @@ class _Tap(NamedTuple):
     output: tf.Tensor
 
 
-def functional(network: keras.Model) -> Any:
-    """The graph of layers behind a model, which Keras keeps apart for sequential ones."""
-    return network._functional if isinstance(network, keras.Sequential) else network
+def run_graph(network: keras.Model, inputs: Any, each: Callable[[Any], Callable[..., Any]]) -> Any:
+    """The network's output, `each(operation)` in the place of every operation, of those in networks inside it, too."""
+
+    def entered(operation: Any) -> Callable[..., Any]:
+        if is_graph(operation):
+            return lambda *args, **_: run_graph(operation, args[0] if len(args) == 1 else args, each)
+        return each(operation)
+
+    graph = network._functional if isinstance(network, keras.Sequential) else network
+    return graph._run_through_graph(graph._standardize_inputs(inputs), operation_fn=entered)
 
 
 class Taps:
@@ -44,10 +53,8 @@ class Taps:
         self._wanted = {id(variable) for variable in variables}
 
     def apply(self, network: keras.Model, inputs: Any) -> Any:
-        """The network's output, as in training. Nested networks are entered, or their layers would be missed."""
-        graph = functional(network)
-        flat = graph._standardize_inputs(inputs)
-        return graph._run_through_graph(flat, operation_fn=self._tapped)
+        """The network's output, as in training."""
+        return run_graph(network, inputs, self._tapped)
 
     def gradients(self, total: tf.Tensor, examples: int) -> dict[int, PerExample]:
         """The per-example gradients of each variable, by its `id`; those that `total` does not depend on are left out.
@@ -78,8 +85,6 @@ class Taps:
         return isinstance(operation, keras.Layer) and any(id(v) in self._wanted for v in operation.trainable_variables)
 
     def _tapped(self, operation: Any) -> Callable[..., Any]:
-        if is_graph(operation):
-            return lambda *args, **_: self.apply(operation, args[0] if len(args) == 1 else args)
         rule = rule_for(operation) if self._is_trained(operation) else None
         if rule is None:
             if getattr(operation, "_call_has_training_arg", False):
