@@ -10,6 +10,7 @@ from conftest import global_norm, loop_clipped_sum, randomised, relative_error
 from keras import layers
 from small_networks import batch_for, mixed_network, model_of, run, squared_loss
 
+from tf_dp2vae.factors import prefers_gram
 from tf_dp2vae.gradients import BookKeepingEngine, ReferenceEngine, VectorizedMapEngine, make_engine
 from tf_dp2vae.taps import Taps
 from tf_dp2vae.validation import InvalidInputError
@@ -167,16 +168,21 @@ def test_whole_numbers_go_into_dense_layers():
 
 def test_a_tiny_factor_and_a_huge_one_stay_within_the_clip():
     """The square of the tiny one is no number of float32; the product of both is one."""
-    inputs = keras.Input((1,))
-    network = keras.Model(inputs, layers.Dense(1, use_bias=False)(inputs))
+    inputs = keras.Input((16,))
+    network = keras.Model(inputs, layers.Dense(16, use_bias=False)(inputs))
+    assert prefers_gram(1, 16, 16)
 
-    def loss(apply, batch):
-        return tf.reduce_sum(apply(network, batch[0]) * batch[1], 1)
+    @tf.function
+    def clipped_sum(left, right, clip):
+        def loss(apply, batch):
+            return tf.reduce_sum(apply(network, batch[0]) * batch[1], 1)
 
-    for left, right in ((5e-20, 9e18), (1e19, 3e-20), (3e-20, 1.7e19)):
-        batch = tf.constant([[left]]), tf.constant([[right]])
+        batch = tf.fill([1, 16], left), tf.fill([1, 16], right)
+        return BookKeepingEngine().clipped_sum(loss, batch, tf.ones([1]), network.trainable_variables, clip)[0]
+
+    for left, right in ((5e-20, 4e18), (4e18, 5e-20), (1e-19, 4e18)):
         for clip in (0.1, 1.0):
-            sums, _ = BookKeepingEngine().clipped_sum(loss, batch, tf.ones([1]), network.trainable_variables, clip)
+            sums = clipped_sum(*(tf.constant(number) for number in (left, right, clip)))
             assert 0 < global_norm(sums) <= clip * (1 + 1e-6)
 
 
