@@ -165,7 +165,8 @@ class TranscriptAudit:
         images = random.integers(0, 128, (num_records, *self._SHAPE)).astype(np.uint8)
         images[0] = FULL_SCALE
         labels = (np.arange(num_records) % self._CLASSES).astype(np.int32)
-        self._worlds = Records(images[1:], labels[1:], self._CLASSES), Records(images, labels, self._CLASSES)
+        without = Records(images[1:], labels[1:], self._CLASSES, num_null=1, positions=np.arange(1, num_records))
+        self._worlds = without, Records(images, labels, self._CLASSES)
         self.mechanisms = TranscriptMechanisms((self._worlds[1], self._worlds[0]), images[0], int(labels[0]))
         encoder, decoder = (
             build(self._SHAPE, self._LATENT, self._CLASSES, 1) for build in (build_encoder, build_decoder)
