@@ -57,8 +57,8 @@ def counted(shapes: Shapes, draws: int) -> tuple[float, float, float]:
         if positions == 1:
             continue
         if prefers_gram(positions, m, n):
-            ours += 2 * positions**2 * (m + n)  # in float64, which counts twice
-            moved += 4 * (12 * positions**2 + 6 * positions * m)
+            ours += positions**2 * (2 * min(m, n) + max(m, n))  # float64 counts twice
+            moved += 4 * (12 * positions**2 + 3 * positions * min(m, n) + 2 * positions * (max(m, n) + m))
         else:
             moved += 4 * (3 * m * n + 2 * positions * m)
     return ordinary, ours, moved

@@ -38,6 +38,10 @@ _LEAST_NORM = 2.0**-23
 a record whose positions cancel contributes at most 2⁻¹¹ more than the clip."""
 
 
+_NULL = 1e-60
+"""Of a squared norm, in the place of zero."""
+
+
 class PerExample(Protocol):
     """The gradients of one weight, one for each example."""
 
@@ -184,12 +188,13 @@ def prefers_gram(positions: int, m: int, n: int) -> bool:
     """Whether the Gram rule costs less than the product, for each example's [positions, m]ᵀ [positions, n].
 
     Both count multiply-additions, and bytes as the multiply-additions of equal time: a formed product is written once and
-    read twice; so are the two Gram matrices, and the factors are read again for the sum. Gram matrices are of float64, which
-    counts twice, and so are the factors that they are made of, written once and read once more.
+    read twice. The Gram matrix and its root are of float64, which counts twice, and so is the narrower factor for them; what
+    the root makes of the wider one is written and read once, and both factors are read again for the sum.
     """
+    narrow, wide = sorted((m, n))
     product = positions * m * n + _OPERATIONS_PER_BYTE * 4 * 3 * m * n
-    gram = 2 * positions**2 * (m + n) + positions * m * n
-    gram += _OPERATIONS_PER_BYTE * 4 * (2 * 3 * 2 * positions**2 + (2 + 2 * 2) * positions * (m + n))
+    gram = positions**2 * (2 * narrow + wide + positions) + positions * m * n
+    gram += _OPERATIONS_PER_BYTE * 4 * (2 * 3 * 2 * positions**2 + positions * (2 * (m + n) + 3 * narrow + 2 * wide))
     return gram < product
 
 
@@ -207,12 +212,22 @@ def weighted_sums(gradients: Sequence[PerExample], norms: tf.Tensor, weights: tf
 
 
 def _gram_squared_norms(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """In float64: in float32 dot products of m and n terms err by far more than what is left where positions cancel."""
-    left, right = tf.cast(left, tf.float64), tf.cast(right, tf.float64)
-    lefts = tf.linalg.matmul(left, left, transpose_b=True)
-    rights = tf.linalg.matmul(right, right, transpose_b=True)
-    sizes = tf.sqrt(tf.linalg.diag_part(lefts) * tf.linalg.diag_part(rights))
-    return _with_least(tf.reduce_sum(lefts * rights, axis=(1, 2, 3)), tf.reduce_sum(sizes, axis=(1, 2)))
+    """‖leftᵀ right‖² of each example, as ‖Cᵀ wide‖² where C Cᵀ is the Gram matrix of the narrower factor.
+
+    The sum Σ_pq of both Gram matrices' products, which is the same, loses what is left where positions cancel: in float32 it
+    errs by as much as the largest of them. A norm of Cᵀ wide errs by its own rounding. C is found in float64, and with a
+    diagonal raised by as much as gives each norm its least size.
+    """
+    narrow, wide = (left, right) if left.shape[3] < right.shape[3] else (right, left)
+    exact = tf.cast(narrow, tf.float64)
+    gram = tf.linalg.matmul(exact, exact, transpose_b=True)
+    known = tf.where(tf.math.is_finite(gram), gram, 0.0)  # no decomposition fails for what a record holds
+    least = 1 + int(narrow.shape[2]) * _LEAST_NORM
+    raised = tf.linalg.set_diag(known, tf.linalg.diag_part(known) * least + _NULL)
+    root = tf.cast(tf.linalg.cholesky(raised), wide.dtype)
+    mixed = tf.linalg.matmul(root, wide, transpose_a=True)
+    unknown = tf.cast(0.0 * tf.reduce_sum(gram, axis=(1, 2, 3)), wide.dtype)  # NaN where something is not finite
+    return _squared_rows(tf.reshape(mixed, [mixed.shape[0], -1])) + unknown
 
 
 def _with_least(squared: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
