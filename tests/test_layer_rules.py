@@ -194,6 +194,15 @@ def test_equal_entries_that_nearly_cancel_stay_within_the_clip(positions, m, n):
         assert global_norm(sums) <= 1 + 2**-11
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_gram_norm_of_what_is_not_finite_is_not_finite(side, value):
+    given = [np.ones((2, 1, 2, size), np.float32) for size in (512, 1024)]
+    given[side][1, 0, 1, 3] = value
+    norms = factors.Products(*map(tf.constant, given)).squared_norms().numpy()
+    assert np.isfinite(norms[0]) and not np.isfinite(norms[1])
+
+
 def test_rows_of_a_table_that_nearly_cancel_stay_within_the_clip():
     for num_rows in (2, 1000):  # sums of rows, and the Gram rule
         inputs = keras.Input((3,), dtype="int32")
