@@ -36,6 +36,16 @@ def run(engine, network, batch, mask=None, clip=0.7, draws=1):
     return engine.clipped_sum(squared_loss(network, draws), batch, mask, network.trainable_variables, clip)
 
 
+class CentredOnceTrained(layers.Layer):
+    """Takes as much of the batch's mean away as its gain says, which is 0 before training."""
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(), initializer="zeros")
+
+    def call(self, inputs):
+        return inputs - self.gain * tf.reduce_mean(inputs, axis=0, keepdims=True)
+
+
 def model_of(shape, *stack, dtype=None):
     tensor = inputs = keras.Input(shape, dtype=dtype)
     for layer in stack:

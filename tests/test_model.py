@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import CLASSES, DREAMS, LATENT, SHAPE, images_and_labels, some_records, tiny_model
+from small_networks import CentredOnceTrained
 
 from tf_dp2vae import accounting
 from tf_dp2vae.accounting import Event, Privacy
@@ -616,24 +617,11 @@ def test_layer_that_mixes_only_when_it_is_trained_is_refused_once_it_is_thawed(t
         assert equal_weights(before, norm.get_weights())
 
 
-class CentredOnceTrained(keras.layers.Layer):
-    """Takes as much of the batch's mean away as its gain says, which is 0 before training."""
-
-    def build(self, shape):
-        self.gain = self.add_weight(shape=(), initializer="zeros")
-
-    def call(self, inputs):
-        return inputs - self.gain * self.taken(inputs)
-
-    def taken(self, inputs):
-        return tf.reduce_mean(inputs, axis=0, keepdims=True)
-
-
 class Scaled(CentredOnceTrained):
     """As many weights, and nothing mixed."""
 
-    def taken(self, inputs):
-        return inputs
+    def call(self, inputs):
+        return inputs - self.gain * inputs
 
 
 @pytest.mark.parametrize("pretraining", [NoPretraining(), DREAMS], ids=["none", "dreams"])

@@ -9,8 +9,8 @@ Each kind knows its examples' squared norms and a weighted sum over examples. Fo
 
     product  G_i = left_iᵀ right_i is formed; its norm is read off, and the weighted sum is one vector-matrix product
              over all G_i, so the ordinary weight gradient is never computed.
-    Gram     ‖G_i‖² = Σ_pq (left leftᵀ)_pq (right rightᵀ)_pq, and the weighted sum is the ordinary weight gradient of
-             factors scaled by the weights. With one position this is the ghost rule ‖left‖² ‖right‖².
+    Gram     ‖G_i‖² from a Gram matrix over positions (`_gram_squared_norms`), and the weighted sum is the ordinary weight
+             gradient of factors scaled by the weights. With one position this is the ghost rule ‖left‖² ‖right‖².
 
 Reference: Goodfellow 2015, "Efficient per-example gradient computations"; Li et al. 2022, section 4; Bu et al. 2023.
 Neither reuses the formed product for the sum.
@@ -34,9 +34,8 @@ _LANES = 8
 """Numbers that a vector instruction takes at once; a little more or less makes no difference."""
 
 _LEAST_NORM = 2.0**-23
-"""Of a squared norm, relative to (Σ_p ‖left_p‖ ‖right_p‖)². float32 sums of scaled factors are off by 2⁻²³ of that size, so
-a record whose positions cancel contributes at most 2⁻¹¹ more than the clip."""
-
+"""Of a squared norm, relative to (Σ_p ‖left_p‖ ‖right_p‖)². Sums of scaled factors in float32 err by some 2⁻²³ of that Σ.
+So where positions cancel, and norms are taken for 2⁻¹¹·⁵ of it, a record exceeds the clip by some 2⁻¹¹·⁵ of the clip."""
 
 _NULL = 1e-60
 """Of a squared norm, in the place of zero."""
@@ -231,11 +230,7 @@ def _gram_squared_norms(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 
 def _with_least(squared: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Squared norms and what they are at least taken for, float64 → float32.
-
-    Where positions cancel, the rounding of a sum of scaled factors can exceed what is left of them; taken for as small as it
-    is, an example would contribute more than the clip by it.
-    """
+    """Squared norms plus what they are at least taken for (`_LEAST_NORM`), float64 → float32."""
     return tf.cast(tf.maximum(squared, 0.0) + _LEAST_NORM * tf.square(size), tf.float32)
 
 

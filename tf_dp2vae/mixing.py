@@ -150,7 +150,8 @@ def _offence_of_layer(operation: Any, args: Any, kwargs: Any) -> str:
 
 
 def _offence_of_graph(operation: Any, args: Any, kwargs: Any) -> str:
-    return _written_or_drawn(tf.function(lambda: _there_and_back(operation, args, kwargs)).get_concrete_function())
+    there_and_back = tf.function(lambda: _there_and_back(operation, args, kwargs), autograph=False)
+    return _written_or_drawn(there_and_back.get_concrete_function())
 
 
 def _written_or_drawn(traced: Any) -> str:
