@@ -199,11 +199,16 @@ def draw(rows: list[dict], growth: list[dict], file: Path) -> None:
     panels = 3 if growth else 2
     figure, (left, middle, *right) = plt.subplots(1, panels, figsize=(5.4 * panels, 5))
     engines = sorted({row["engine"] for row in rows if row["batch"] == 256})
-    for row in (row for row in rows if row["batch"] == 256):
-        left.scatter(row["median_ms"] / ordinary(rows, row)["median_ms"], engines.index(row["engine"]), color="C0")
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    for color, network in enumerate(networks):
+        points = [row for row in rows if row["network"] == network and row["batch"] == 256]
+        ratios = [row["median_ms"] / ordinary(rows, row)["median_ms"] for row in points]
+        left.scatter(ratios, [engines.index(row["engine"]) for row in points], color=f"C{color}", label=network)
+    left.legend(loc="upper right", bbox_to_anchor=(1, -0.12), ncol=3)
+    left.grid(axis="x", alpha=0.3)
     left.set(xscale="log", xlabel="time of a step at batch 256, ordinary = 1", yticks=range(len(engines)))
     left.set_yticklabels(engines)
-    for color, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
+    for color, network in enumerate(networks):
         for engine, style in ((OURS, "-o"), (ORDINARY[1], "--")):
             points = [r for r in rows if r["network"] == network and r["engine"] == engine]
             points.sort(key=lambda r: r["batch"])
