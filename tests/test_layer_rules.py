@@ -194,12 +194,28 @@ def test_equal_entries_that_nearly_cancel_stay_within_the_clip(positions, m, n):
         assert global_norm(sums) <= 1 + 2**-11
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_gram_norm_has_its_least_size_where_positions_cancel_altogether():
+    left, right = np.ones((1, 1, 2, 512), np.float32), np.ones((1, 1, 2, 1024), np.float32)
+    right[0, 0, 1] = -1
+    squared = factors.Products(tf.constant(left), tf.constant(right)).squared_norms().numpy()
+    largest = 4 * 512 * 1024  # (Σ_p ‖left_p‖ ‖right_p‖)²
+    assert 0.99 * 2**-23 * largest <= squared[0] <= 1e-6 * largest
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("beside", [0.0, 1.0])
 @pytest.mark.parametrize("side", [0, 1])
-def test_gram_norm_of_what_is_not_finite_is_not_finite(side, value):
-    given = [np.ones((2, 1, 2, size), np.float32) for size in (512, 1024)]
+def test_gram_norm_of_what_is_not_finite_is_not_finite(side, beside, value, compiled):
+    given = [np.ones((2, 1, 3, size), np.float32) for size in (512, 1024)]
+    given[side][1, 0, 0, 3] = beside
     given[side][1, 0, 1, 3] = value
-    norms = factors.Products(*map(tf.constant, given)).squared_norms().numpy()
+
+    @tf.function(jit_compile=compiled)
+    def squared_norms(left, right):
+        return factors.Products(left, right).squared_norms()
+
+    norms = squared_norms(*map(tf.constant, given)).numpy()
     assert np.isfinite(norms[0]) and not np.isfinite(norms[1])
 
 

@@ -220,13 +220,11 @@ def _gram_squared_norms(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     narrow, wide = (left, right) if left.shape[3] < right.shape[3] else (right, left)
     exact = tf.cast(narrow, tf.float64)
     gram = tf.linalg.matmul(exact, exact, transpose_b=True)
-    known = tf.where(tf.math.is_finite(gram), gram, 0.0)  # no decomposition fails for what a record holds
     least = 1 + int(narrow.shape[2]) * _LEAST_NORM
-    raised = tf.linalg.set_diag(known, tf.linalg.diag_part(known) * least + _NULL)
-    root = tf.cast(tf.linalg.cholesky(raised), wide.dtype)
+    raised = tf.linalg.set_diag(gram, tf.linalg.diag_part(gram) * least + _NULL)
+    root = tf.cast(tf.linalg.cholesky(raised), wide.dtype)  # NaN where something is not finite
     mixed = tf.linalg.matmul(root, wide, transpose_a=True)
-    unknown = tf.cast(0.0 * tf.reduce_sum(gram, axis=(1, 2, 3)), wide.dtype)  # NaN where something is not finite
-    return _squared_rows(tf.reshape(mixed, [mixed.shape[0], -1])) + unknown
+    return _squared_rows(tf.reshape(mixed, [mixed.shape[0], -1]))
 
 
 def _with_least(squared: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
