@@ -66,6 +66,9 @@ def images_and_labels(num, classes=CLASSES, seed=0):
     return random.integers(0, 256, (num, *SHAPE), dtype=np.uint8), labels
 
 
+IMAGES, LABELS = images_and_labels(48)
+
+
 def some_records(num=40, classes=CLASSES, seed=0):
     images, labels = images_and_labels(num, classes, seed)
     return Records(images, labels if classes else None, classes)
@@ -85,6 +88,14 @@ def tiny_model(classes=CLASSES, **arguments):
     model = DP2VAE(encoder, decoder, **arguments)
     model.compile("dp-adam")
     return model
+
+
+def fit(model, images=IMAGES, labels=LABELS, **arguments):
+    return model.fit(images, labels, **{"batch_size": 12, "steps_per_epoch": 2, "verbose": 0, **arguments})
+
+
+def equal_weights(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def randomised(network, seed=0):
@@ -216,6 +227,5 @@ def trained():
     """One labelled model after its whole training, shared by tests that only look at it."""
     keras.utils.set_random_seed(0)
     model = tiny_model(pretraining=DREAMS, prior=None, physical_batch_size=None)
-    images, labels = images_and_labels(48)
-    history = model.fit(images, labels, batch_size=12, epochs=2, steps_per_epoch=3, verbose=0)
+    history = model.fit(IMAGES, LABELS, batch_size=12, epochs=2, steps_per_epoch=3, verbose=0)
     return model, history
