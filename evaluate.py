@@ -17,17 +17,18 @@ import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 # isort: split
 from tf_dp2vae import figures
 from tf_dp2vae.commands import one_line_errors, parse
-from tf_dp2vae.evaluation import pictures
+from tf_dp2vae.evaluation import classifiers, membership, pictures
 from tf_dp2vae.evaluation.cache import Cache
-from tf_dp2vae.evaluation.classifiers import usefulness
+from tf_dp2vae.evaluation.classifiers import VALIDATION_ONE_IN
 from tf_dp2vae.evaluation.fidelity import fidelity
 from tf_dp2vae.evaluation.flags import EvaluateFlags
 from tf_dp2vae.evaluation.inception import InceptionFeatures, find_weights
-from tf_dp2vae.evaluation.membership import impossible, membership
 from tf_dp2vae.evaluation.neighbours import neighbours
 from tf_dp2vae.evaluation.real import Labelled, RealImages, real_images
 from tf_dp2vae.evaluation.release import Release, read_release
 from tf_dp2vae.evaluation.report import Part, Report, Stopwatch, missing, written_whole
+
+_FOR_A_PICTURE = 2_000
 
 
 @one_line_errors
@@ -40,10 +41,13 @@ def main() -> None:
         features = InceptionFeatures(weights) if weights else None
     cache = Cache(flags.run.parent / ".cache")
 
-    print(f"Sampling {flags.samples:,} + {flags.samples // 6:,} images from {flags.run / 'release'}", flush=True)
+    parts_wanted = flags.parts.split(",")
+    num = flags.samples if {"usefulness", "membership"} & set(parts_wanted) else min(flags.samples, _FOR_A_PICTURE)
+    num_others = flags.samples // VALIDATION_ONE_IN
+    print(f"Sampling {num:,} + {num_others:,} images from {flags.run / 'release'}", flush=True)
     with watch.time("sampling"):
-        synthetic = release.samples(flags.samples, seed=2 * flags.seed)
-        others = release.samples(flags.samples // 6, seed=2 * flags.seed + 1)
+        synthetic = release.samples(num, seed=2 * flags.seed)
+        others = release.samples(num_others, seed=2 * flags.seed + 1)
     with written_whole(flags.run / "private" / "evaluation") as folder:
         pictures.samples_beside_records(synthetic, real.train, folder / "samples_beside_records.png")
         measures: dict[str, Callable[[], Part]] = {
@@ -53,7 +57,7 @@ def main() -> None:
             "neighbours": lambda: _neighbours(others[0], real, flags, folder),
         }
         parts = []
-        for name in (name for name in measures if name in flags.parts.split(",")):
+        for name in (name for name in measures if name in parts_wanted):
             with watch.time(name):
                 parts.append(measures[name]())
         report = Report(release.statement, real.name, parts, watch.seconds)
@@ -74,17 +78,17 @@ def _fidelity(
 def _usefulness(
     synthetic: Labelled, others: Labelled, real: RealImages, flags: EvaluateFlags, cache: Cache, folder: Path
 ) -> Part:
-    if real.without_labels:
-        return missing("Usefulness", real.without_labels)
-    part, cnn = usefulness(synthetic, others, real, flags.epochs, flags.seed, cache)
+    if why := classifiers.impossible(real):
+        return missing("Usefulness", why)
+    part, cnn = classifiers.usefulness(synthetic, others, real, flags.epochs, flags.seed, cache)
     figures.accuracy_by_epoch(cnn.validation, cnn.real, cnn.chosen_epoch, folder / "accuracy.png")
     return part
 
 
 def _membership(synthetic: Labelled, real: RealImages, flags: EvaluateFlags) -> Part:
-    if why := impossible(real):
+    if why := membership.impossible(real):
         return missing("Membership inference", why)
-    return membership(synthetic, real, flags.seed)
+    return membership.membership(synthetic, real, flags.seed)
 
 
 def _neighbours(samples: np.ndarray, real: RealImages, flags: EvaluateFlags, folder: Path) -> Part:

@@ -29,7 +29,7 @@ from levers import split
 from tf_dp2vae import DP2VAE, datasets
 from tf_dp2vae.baselines import NotPrivate
 from tf_dp2vae.commands import parse
-from tf_dp2vae.evaluation.classifiers import cnn
+from tf_dp2vae.evaluation.classifiers import VALIDATION_ONE_IN, cnn
 from tf_dp2vae.evaluation.real import Labelled
 from tf_dp2vae.evaluation.release import Release
 from tf_dp2vae.networks import build_decoder, build_encoder
@@ -43,8 +43,6 @@ import matplotlib.pyplot as plt
 
 RESULTS = ROOT / "benchmarks" / "results" / "ceiling.json"
 _AT_ONCE = 1000
-_VALIDATION = 6
-"""One image in so many chooses the classifier's epoch."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def measure(data: Path, flags: Flags) -> Iterator[dict]:
         held_out = images.astype(np.float32) / FULL_SCALE, np.asarray(labels)
     for rung, (images, labels) in rungs(dataset.train, flags):
         order = np.random.default_rng(flags.seed).permutation(len(images))
-        parts = np.split(order, [len(order) // _VALIDATION])
+        parts = np.split(order, [len(order) // VALIDATION_ONE_IN])
         validation, train = ((images[part], labels[part]) for part in parts)
         found = cnn(train, validation, held_out, dataset.train.num_classes, flags.epochs, flags.seed)
         yield {

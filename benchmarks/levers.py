@@ -15,6 +15,8 @@ sets or by --only.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from checkout import ROOT
 
 from tf_dp2vae import datasets
 from tf_dp2vae.commands import parse
-from tf_dp2vae.evaluation.classifiers import cnn
+from tf_dp2vae.evaluation.classifiers import VALIDATION_ONE_IN, cnn
 from tf_dp2vae.evaluation.release import read_release
 from tf_dp2vae.recipes import FamilyName
 from tf_dp2vae.records import FULL_SCALE
@@ -175,15 +177,16 @@ def split(name: str, data: Path | None) -> Path:
     dataset = datasets.load_npz(data) if data else datasets.load(name)
     file = FOLDER / f"{dataset.name}-training.npz"
     FOLDER.mkdir(parents=True, exist_ok=True)
-    if not file.is_file():
-        with dataset.train.opened() as (images, labels):
-            np.savez(
-                file,
-                x_train=images[:-HELD_OUT],
-                y_train=labels[:-HELD_OUT],
-                x_test=images[-HELD_OUT:],
-                y_test=labels[-HELD_OUT:],
-            )
+    unfinished = file.with_suffix(f".{os.getpid()}.npz")  # of another command beside this one, the file stays whole
+    with dataset.train.opened() as (images, labels):
+        np.savez(
+            unfinished,
+            x_train=images[:-HELD_OUT],
+            y_train=labels[:-HELD_OUT],
+            x_test=images[-HELD_OUT:],
+            y_test=labels[-HELD_OUT:],
+        )
+    os.replace(unfinished, file)
     return file
 
 
@@ -193,13 +196,13 @@ def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     run = FOLDER / f"{data.stem}-{flags.family}-eps{flags.epsilon:g}-{place}-seed{seed}"
     shutil.rmtree(run, ignore_errors=True)
     file, root = data.relative_to(ROOT), FOLDER.relative_to(ROOT)
-    where = f"--data {file} --runs {root} --name {run.name}"
+    where = shlex.join(["--data", str(file), "--runs", str(root), "--name", run.name])
     command = f"{lever.command(flags.family)} --epsilon {flags.epsilon:g} --seed {seed} {where}"
     print("python", command, flush=True)
-    subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *shlex.split(command)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     release = read_release(run)
     train, validation = (
-        release.samples(num, seed) for num, seed in ((SAMPLES, 2 * seed), (SAMPLES // 6, 2 * seed + 1))
+        release.samples(num, seed) for num, seed in ((SAMPLES, 2 * seed), (SAMPLES // VALIDATION_ONE_IN, 2 * seed + 1))
     )
     with datasets.load_npz(data).test.opened() as (images, labels):
         held_out = images.astype(np.float32) / FULL_SCALE, labels

@@ -52,6 +52,7 @@ BAD_ARRAYS = {
     "wrong keys": ({"images": IMAGES}, "x_train.*images"),
     "no arrays": ({}, "x_train"),
     "x_test without y_test": ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "x_test and y_test"),
+    "y_test without y_train": ({"x_train": IMAGES, "x_test": IMAGES, "y_test": LABELS}, "y_test and no y_train"),
     "y_test alone": ({"x_train": IMAGES, "y_test": LABELS}, "x_test and y_test"),
     "y_test without x_test": ({"x_train": IMAGES, "y_train": LABELS, "y_test": LABELS}, "x_test and y_test"),
     "wrong dtype": ({"x_train": IMAGES.astype(np.int32)}, "int32"),
@@ -183,7 +184,10 @@ class Builder:
     """Stands for one of tensorflow-datasets: what is in its splits, and the feature that labels are."""
 
     def __init__(self, splits, label=None):
-        self.info = SimpleNamespace(features={"label": label or SimpleNamespace(num_classes=3)}, splits=splits)
+        features = dict.fromkeys(next(iter(splits.values())))
+        if "label" in features:
+            features["label"] = label or SimpleNamespace(num_classes=3)
+        self.info = SimpleNamespace(features=features, splits=splits)
 
     def download_and_prepare(self):
         pass
@@ -199,11 +203,12 @@ IMAGES_AND_LABELS = {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.aran
     "builder",
     [
         Builder({"train": {"text": ["a"], "label": np.zeros(1, int)}}),
+        Builder({"train": {"image": np.zeros((4, 8, 8, 1), np.uint8)}}),
         Builder({"test": IMAGES_AND_LABELS}),
         Builder({"trainA": IMAGES_AND_LABELS}),
         Builder({"train": IMAGES_AND_LABELS}, label=object()),
     ],
-    ids=["no image", "no training set", "splits of other names", "labels that are no classes"],
+    ids=["no image", "no label", "no training set", "splits of other names", "labels that are no classes"],
 )
 def test_a_set_of_another_make_is_refused_in_one_line(builder, monkeypatch):
     import tensorflow_datasets as tfds

@@ -1,9 +1,11 @@
 """evaluate.py from end to end on a tiny run, and what it says to input that it cannot use."""
 
+import io
 import json
 import shutil
 import stat
 import sys
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -12,10 +14,13 @@ import tensorflow as tf
 from conftest import CLASSES, DREAMS, SHAPE, images_and_labels, tiny_model
 
 import evaluate
+from tf_dp2vae.commands import one_line_errors
+from tf_dp2vae.evaluation.cache import Cache
+from tf_dp2vae.evaluation.classifiers import impossible
 from tf_dp2vae.evaluation.fidelity import fidelity
 from tf_dp2vae.evaluation.flags import EVALUATION_PARTS
 from tf_dp2vae.evaluation.inception import InceptionFeatures
-from tf_dp2vae.evaluation.real import RealImages
+from tf_dp2vae.evaluation.real import RealImages, real_images
 from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED
 from tf_dp2vae.runs import RunFolder
 
@@ -105,11 +110,47 @@ def test_without_weights_the_rest_still_comes_and_says_what_is_missing(root, mon
     assert report["neighbours"]["samples"] == 20 and "no Inception weights" in capsys.readouterr().out
 
 
-def test_too_few_images_for_fid_cost_that_part_alone():
-    images, labels = images_and_labels(3)
+@pytest.mark.parametrize("num", [5, 6])
+def test_too_few_images_for_fid_cost_that_part_alone(num, tmp_path):
+    class Flat:
+        digest = "flat"
+
+        def __call__(self, images, title=""):
+            return np.asarray(images, np.float32).reshape(len(images), -1)[:, ::8]
+
+    images, labels = images_and_labels(num)
     real = RealImages("few", (images, labels), None, CLASSES)
-    part = fidelity(np.zeros((8, *SHAPE), np.float32), real, "train", object(), None)
-    assert part.values["fidelity_missing"] == "8 samples and 3 real images: 4 are needed of each"
+    part = fidelity(np.zeros((8, *SHAPE), np.float32), real, "train", Flat(), Cache(tmp_path))
+    few = f"8 samples and {num} real images: 6 are needed of each"
+    assert part.values.get("fidelity_missing") == (few if num < 6 else None)
+
+
+def test_too_few_records_for_a_classifier_cost_that_part_alone():
+    images = RealImages("few", images_and_labels(5), images_and_labels(8), CLASSES)
+    assert "5 records are too few" in impossible(images)
+
+
+def test_labels_of_images_are_left_aside_where_samples_have_none(root):
+    release = SimpleNamespace(image_shape=SHAPE, conditional=False)
+    real = real_images(root / "runs" / "run", release, data=root / "data.npz", num_classes=3)
+    assert "no labels" in real.without_labels
+    assert not real.train[1].any() and not real.test[1].any()
+
+
+def test_disk_that_takes_nothing_is_one_line(root, monkeypatch, capsys):
+    def full(*arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    (root / "runs" / ".cache").mkdir(mode=0o700)
+    monkeypatch.setattr(np, "save", full)
+    refused(root, monkeypatch, capsys, "No space left", "--inception-weights", "any", "--parts", "fidelity")
+
+
+def test_terminal_of_another_encoding_is_written_to_all_the_same(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    one_line_errors(lambda: print("ε = 1", flush=True))()
+    assert raw.getvalue() == b"? = 1\n"
 
 
 def test_reference_set_of_fid_may_be_the_test_images(root, monkeypatch, capsys):
@@ -164,14 +205,12 @@ def half_a_statement(run):
     (run / "release" / "privacy.json").write_text('{"epsilon": 1')
 
 
-def claim_without_guarantee(run):
-    file = run / "release" / "privacy.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "end_to_end": False}))
+def stating(**changes):
+    def damage(run):
+        file = run / "release" / "privacy.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
-
-def words_for_a_number(run):
-    file = run / "release" / "privacy.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "epsilon": "small"}))
+    return damage
 
 
 def cut_sampler(run):
@@ -222,12 +261,16 @@ def damaged_flags(run):
         (no_run, "is no run"),
         (no_statement, "no privacy.json"),
         (half_a_statement, "privacy.json is damaged"),
-        (claim_without_guarantee, "without a guarantee"),
+        (stating(end_to_end=False), "without a guarantee"),
         (cut_sampler, "tampered"),
         (cut_weights, "tampered"),
         (other_sampler, "tampered"),
         (other_labels, "tampered"),
-        (words_for_a_number, "privacy.json is damaged"),
+        (stating(epsilon="small"), "privacy.json is damaged"),
+        (stating(epsilon_rdp="small"), "privacy.json is damaged"),
+        (stating(delta=None), "privacy.json is damaged"),
+        (stating(delta="1e-5"), "privacy.json is damaged"),
+        (stating(accountant="moments"), "privacy.json is damaged"),
         (damaged_flags, "config.json is damaged"),
     ],
 )

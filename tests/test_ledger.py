@@ -206,7 +206,7 @@ def test_failed_write_is_refused_and_nothing_more_is_charged(path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StorageError, match=r"No space left.*--resume"):
+        with pytest.raises(StorageError, match=r"No space left.*make room"):
             ledger.charge(STEP)
     assert len(ledger.charges) == 1
     with pytest.raises(InvalidInputError, match="before"):

@@ -28,6 +28,7 @@ from tf_dp2vae.optimizers import DPAdam
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Public
 from tf_dp2vae.priors import NormalPrior
 from tf_dp2vae.records import Records, checked_records
+from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.units import bound_per_unit
 from tf_dp2vae.validation import InvalidInputError
 
@@ -219,6 +220,15 @@ def test_pretraining_by_hand_is_refused():
 def test_public_pretraining_needs_data_alike():
     with pytest.raises(InvalidInputError, match="no data"):
         fit(tiny_model(pretraining=Public(steps=1)))
+    wider = Records(np.zeros((300, 8, 9, 1), np.uint8), np.arange(300) % CLASSES, CLASSES)
+    for other in (wider, some_records(300, CLASSES - 1), some_records(300, 0)):
+        model = tiny_model(pretraining=Public(steps=1, data=other))
+        with pytest.raises(InvalidInputError, match="must be alike"):
+            fit(model)
+        assert not model.ledger.events
+
+
+def test_public_pretraining_charges_private_steps_alone():
     model = tiny_model(pretraining=Public(steps=1, sleep_steps=0, data=some_records(300, seed=5)))
     fit(model)
     assert [event.mechanism for event in model.ledger.events] == ["clipped gradient sum"]
@@ -353,6 +363,21 @@ def test_networks_that_training_would_stumble_over_are_refused_before_anything_i
     mean = keras.layers.Dense(LATENT)(keras.layers.Flatten()(image))
     with pytest.raises(InvalidInputError, match=words):
         DP2VAE(change(image, mean), build_decoder(SHAPE, LATENT, CLASSES, width=2))
+
+
+def test_decoder_without_a_trainable_weight_is_refused_before_anything_is_charged():
+    model = tiny_model(pretraining=DREAMS, prior=None)
+    model.decoder.trainable = False
+    with pytest.raises(InvalidInputError, match="no weight of .* is trainable.*thaw"):
+        fit(model)
+    assert not model.ledger.events
+
+
+def test_release_that_nothing_would_use_is_refused():
+    with pytest.raises(InvalidInputError, match="steps=0 with candidates=1.*for nothing"):
+        Refinement(steps=0, candidates=1)
+    with pytest.raises(InvalidInputError, match="steps=0 .*unlabelled"):
+        tiny_model(0, refinement=Refinement(steps=0))
 
 
 def test_labels_for_a_model_without_labels_are_refused_by_their_name():

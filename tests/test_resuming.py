@@ -456,6 +456,7 @@ def test_full_disk_is_one_line_and_can_be_resumed(command, monkeypatch, write):
         patch.setattr(durable.os, "fsync", full)
         code, line = command()
     assert code == 2 and line.count("\n") == 1 and "No space left" in line
+    assert line.endswith(f"--resume {command.folder}.\n" if command.folder.exists() else "start again.\n")
     if command.folder.exists():
         assert command("--resume", command.folder)[0] == 0
         ledger = Ledger(command.folder / "private" / "ledger.jsonl", 40)

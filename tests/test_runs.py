@@ -155,6 +155,14 @@ def test_run_that_was_charged_keeps_its_ledger_when_it_ends_early(folder):
     assert Ledger(folder.private / "ledger.jsonl", 40).events == (Event("a", 2.0),)
 
 
+def test_run_that_was_trained_and_not_charged_may_go_on(folder):
+    """Pre-training on public data charges nothing and takes minutes."""
+    with pytest.raises(KeyboardInterrupt), folder.opened(40, None):
+        folder.checkpoints.progress.step = 3
+        raise KeyboardInterrupt
+    assert (folder.private / "ledger.jsonl").is_file() and not folder.release.exists()
+
+
 def test_refused_run_leaves_other_runs_alone(tmp_path):
     (tmp_path / "runs" / "earlier").mkdir(parents=True)
     with pytest.raises(InvalidInputError), RunFolder(tmp_path / "runs", "one").opened(40, None):

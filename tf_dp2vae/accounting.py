@@ -17,6 +17,7 @@ from typing import Any, Literal
 import dp_accounting
 import keras
 from dp_accounting import pld, rdp
+from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError, NoOptimumFoundError
 
 from tf_dp2vae.configuration import Configuration
 from tf_dp2vae.validation import InvalidInputError, check, check_choice
@@ -201,7 +202,9 @@ _WORTH_SPENDING = 0.99
 """A ledger that holds more than this part of the budget is full: what is left would drown in its noise."""
 _LEAST_NOISE, _SLOW_NOISE = 0.05, 0.4
 """No noise multiplier lies below the first: a budget that would allow it, an ε of hundreds, is not spent to its end. Below
-the second PLD takes RDP's answer."""
+the second PLD is not asked, for it would take minutes."""
+_MOST_NOISE = 1e6
+"""Beyond it no search goes."""
 
 
 def plan(
@@ -211,7 +214,9 @@ def plan(
     shares: dict[str, float] | None = None,
     spent: Sequence[Event] = (),
 ) -> Plan:
-    """Calibrates all noise of a run so that, with what the ledger holds already, it costs ε exactly (and never more).
+    """Calibrates all noise of a run so that, with what the ledger holds already, it costs ε and never more.
+
+    It costs less where ε is in the hundreds (`_LEAST_NOISE`, `_SLOW_NOISE`).
 
     Args:
       privacy: the target.
@@ -251,12 +256,9 @@ def _calibrate(privacy: Privacy, spent: Sequence[Event], make_events: Callable[[
         return _LEAST_NOISE
     bracket: Any = dp_accounting.LowerEndpointAndGuess(_LEAST_NOISE, 1.0)
     if privacy.accountant == "pld":
-        # PLD composes slowly where σ is small, and never needs more noise than RDP: search below RDP's answer, unless that
-        # is so small that the search would take minutes.
-        enough = _calibrate(replace(privacy, accountant="rdp"), spent, make_events)
-        if enough < _SLOW_NOISE:
-            return enough
-        bracket = dp_accounting.ExplicitBracketInterval(0.3 * enough, enough)
+        bracket = _pld_bracket(privacy, spent, make_events)
+        if bracket.endpoint_1 == bracket.endpoint_2:
+            return bracket.endpoint_1
 
     def compose(sigma: float) -> dp_accounting.DpEvent:
         return dp_accounting.ComposedDpEvent([event.dp_event() for event in merged([*spent, *make_events(sigma)])])
@@ -270,9 +272,43 @@ def _calibrate(privacy: Privacy, spent: Sequence[Event], make_events: Callable[[
             bracket_interval=bracket,
             tol=1e-4,
         )
-    except (ValueError, RuntimeError, OverflowError, ArithmeticError) as error:
-        raise InvalidInputError(
-            f"epsilon={privacy.epsilon:g} with delta={privacy.delta:g}: no noise level reaches it ({error}). "
-            "Choose a larger epsilon or fewer steps."
-        ) from error
+    except (ValueError, RuntimeError, ArithmeticError, NoBracketIntervalFoundError, NoOptimumFoundError) as error:
+        raise _out_of_reach(privacy, str(error)) from error
     return float(sigma)
+
+
+def _pld_bracket(
+    privacy: Privacy, spent: Sequence[Event], make_events: Callable[[float], list[Event]]
+) -> dp_accounting.ExplicitBracketInterval:
+    """Where PLD's answer lies; twice the same where that is the answer, for nothing below is searched.
+
+    PLD composes slowly where σ is small. So the search begins at RDP's answer, which is never less, and goes down. Where
+    RDP has none, since the ledger is full by its looser count, it begins at 1 and goes up.
+    """
+
+    def fits(sigma: float) -> bool:
+        return epsilon([*spent, *make_events(sigma)], privacy.delta, "pld") <= privacy.epsilon
+
+    try:
+        high = _calibrate(replace(privacy, accountant="rdp"), spent, make_events)
+    except InvalidInputError:
+        high = 1.0
+    if high <= _SLOW_NOISE:
+        return dp_accounting.ExplicitBracketInterval(high, high)
+    while not fits(high):
+        if high > _MOST_NOISE:
+            raise _out_of_reach(privacy, f"σ = {high:g} does not")
+        high *= 2
+    low = max(_SLOW_NOISE, 0.3 * high)
+    while fits(low):
+        low, high = max(_SLOW_NOISE, 0.3 * low), low
+        if low == high:
+            break
+    return dp_accounting.ExplicitBracketInterval(low, high)
+
+
+def _out_of_reach(privacy: Privacy, why: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"epsilon={privacy.epsilon:g} with delta={privacy.delta:g}: no noise level reaches it ({why}). "
+        "Choose a larger epsilon or fewer steps."
+    )

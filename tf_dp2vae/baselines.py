@@ -145,7 +145,8 @@ class NotPrivate(WithoutNoise):
         strongest = slice(-1, -1 - _COMPONENTS, -1)
         look_along(model.encoder, components[:, strongest], np.sqrt(np.maximum(variances[strongest], 0)))
         model.pretrain(batches, self.epochs * len(batches), self.learning_rate)
-        assign_moments(model.latent_prior, _exact_moments(model, batches))
+        every = unprotected_batches(records, _BATCH, model.seed, drop_remainder=False)
+        assign_moments(model.latent_prior, _exact_moments(model, every))
         model.contrast.energy.assign(np.mean([mean_energy(unit_interval(images).numpy()) for images, _ in batches]))
 
     def feature_means(self, model: DP2VAE, records: Records, features: Features) -> Moments:

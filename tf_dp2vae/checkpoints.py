@@ -58,6 +58,11 @@ class Progress:
     sleeps: int = 0
     losses: list[float] = field(default_factory=list)
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was trained."""
+        return self.step > 0 or self.phase is not Phase.PRETRAINING
+
 
 class Checkpoints:
     """The checkpoints of one run. Without a folder nothing is kept, and only the progress is counted.

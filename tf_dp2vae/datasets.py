@@ -79,7 +79,11 @@ def load_npz(
     if unit is None:
         return dataset
     found = ", ".join(sorted(arrays))
-    check(unit in arrays, f"{file} has no array {unit} of ids (it has: {found}): name one with --unit.")
+    check(
+        unit in arrays,
+        f"{file} has no array {unit} of ids, which tells persons apart (it has: {found}): name data that have it, or "
+        "train with another --unit.",
+    )
     return replace(dataset, train=bound_per_unit(dataset.train, arrays[unit], unit, max_per_unit, seed))
 
 
@@ -109,6 +113,10 @@ def _from_npz(file: Path, num_classes: int, invalid: Invalid) -> tuple[Dataset, 
     check(
         ("x_test" in arrays) == ("y_test" in arrays) or not {"y_train", "y_test"} & arrays.keys(),
         f"{file} has one of x_test and y_test without the other: give both, or neither.",
+    )
+    check(
+        "y_test" not in arrays or "y_train" in arrays,
+        f"{file} has y_test and no y_train: give the labels of both, or of neither.",
     )
     train = checked_records(arrays["x_train"], arrays.get("y_train"), num_classes, what="x_train", invalid=invalid)
     if "x_test" not in arrays:
@@ -144,8 +152,13 @@ def _from_tfds(name: str) -> Dataset:
 
     try:
         builder = tfds.builder(name)
+        features = dict(builder.info.features or {})
+        check(
+            {"image", "label"} <= features.keys(),
+            f"its features are {', '.join(features)}, where image and label are needed",
+        )
         builder.download_and_prepare()
-        num_classes = dict(builder.info.features or {})["label"].num_classes
+        num_classes = features["label"].num_classes
         splits = ["train", "test"] if "test" in builder.info.splits else ["train"]
         arrays: list[Any] = [tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1)) for split in splits]
         pairs = [(part["image"], part["label"]) for part in arrays]

@@ -45,9 +45,7 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"{path} could not be written ({error.strerror}): make room or give access, then go on with --resume."
-        ) from error
+        raise StorageError(f"{path} could not be written ({error.strerror}): make room or give access.") from error
 
 
 def is_storage_fault(error: Exception) -> bool:

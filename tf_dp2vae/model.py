@@ -139,6 +139,11 @@ class DP2VAE(VAE):
             refinement is None or self.pretraining.is_refined,
             f"pretraining {type(self.pretraining).__name__} trains no decoder to refine: leave refinement out.",
         )
+        check(
+            refinement is None or refinement.steps > 0 or self.num_classes > 0,
+            "refinement with steps=0 leaves a judge alone, which unlabelled samples have no use for, and would pay for a "
+            "release: leave refinement out (--refine-share 0), or let it match.",
+        )
         self.refinement = refinement
         self.engine, self.physical_batch_size, self.seed = engine, physical_batch_size, seed
         if trials is not None:
@@ -336,7 +341,7 @@ class DP2VAE(VAE):
         refuse_private_control(callbacks)
         check_ready(self)
         self._engine = make_engine(self.engine, self.private_networks)
-        records = as_records(x, y, self.num_classes, tuple(self.encoder.inputs[0].shape[1:]))
+        records = as_records(x, y, self.num_classes, self.image_shape)
         self.pretraining.check_records(records)
         batch_size = batch_size_for(records.num_units) if batch_size is None else batch_size
         check_sizes(records, batch_size, epochs)
@@ -344,7 +349,7 @@ class DP2VAE(VAE):
             steps_per_epoch = max(1, round(records.num_units / batch_size))
         check_whole(steps_per_epoch=steps_per_epoch)
         validation = self._validation_batches(validation_data)
-        warn_about_delta(self.privacy.delta, records.num_units)
+        warn_about_delta(self.privacy.delta, records)
         self.secure_noise = self.secure_noise and self.mechanisms.entropy.secure
         self.ledger.vouch(self._guaranteed)
         self.ledger.bind(records.num_records, records.unit.in_full)

@@ -65,8 +65,8 @@ class DPOptimizerMixin:
         """Refuses a C of its own that is not the guarantee's."""
         check(
             self._asked_clip in (None, l2_norm_clip),
-            f"the optimizer was made with l2_norm_clip={self._asked_clip}, the model with Privacy(l2_norm_clip="
-            f"{l2_norm_clip:g}), which decides: leave it out of the optimizer.",
+            f"the optimizer was made, or saved, with l2_norm_clip={self._asked_clip}, the model with Privacy(l2_norm_clip="
+            f"{l2_norm_clip:g}), which decides: compile with an optimizer that leaves it out.",
         )
 
     def configure(self, l2_norm_clip: float, noise_multiplier: float | None, expected_batch_size: float | None) -> None:

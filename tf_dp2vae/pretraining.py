@@ -29,7 +29,7 @@ from tf_dp2vae.moments import Moments
 from tf_dp2vae.networks import Projection
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import unprotected_batches
-from tf_dp2vae.validation import check, check_between, check_positive, check_whole
+from tf_dp2vae.validation import check, check_between, check_positive, check_whole, times
 from tf_dp2vae.wake_sleep import Sleep
 
 if TYPE_CHECKING:
@@ -267,11 +267,14 @@ class Public(_WithSleep):
         return "public: another data set, which is not protected by this statement"
 
     def check_records(self, records: Records) -> None:
-        check(self.data is not None, "pretraining is public but has no data: pass Public(data=…).")
+        check(
+            self.data is not None,
+            "pretraining is public but has no data, which no file keeps: build a new model with Public(data=…).",
+        )
         check(
             self.data.image_shape == records.image_shape and self.data.num_classes == records.num_classes,
-            f"public images are {self.data.image_shape} with {self.data.num_classes} classes, the records "
-            f"{records.image_shape} with {records.num_classes}: they must be alike.",
+            f"public images are {times(self.data.image_shape)} with {self.data.num_classes} classes, the records "
+            f"{times(records.image_shape)} with {records.num_classes}: they must be alike.",
         )
         check(
             not self.data.stored_with(records),

@@ -190,9 +190,13 @@ def checked_records(
         labels = np.asarray(labels)
         check(
             labels.ndim == 1 and len(labels) == len(images),
-            f"labels have shape {labels.shape} for {len(images)} images: one whole number an image is needed.",
+            f"labels have shape {labels.shape} for {len(images)} images: one whole number an image is needed "
+            "(labels.ravel(), where they are a column).",
         )
-        check(labels.dtype.kind in "ui", f"labels have dtype {labels.dtype}: whole numbers are needed.")
+        check(
+            labels.dtype.kind in "ui",
+            f"labels have dtype {labels.dtype}: whole numbers are needed (labels.astype(int), where they are).",
+        )
     broken = np.zeros(len(images), bool)
     for found, words in _unusable(images, labels, num_classes, what):
         check(

@@ -65,6 +65,11 @@ class Refinement(Configuration):
         check_whole(minimum=0, steps=self.steps)
         check_positive(learning_rate=self.learning_rate)
         check_whole(candidates=self.candidates)
+        check(
+            self.steps > 0 or self.candidates > 1,
+            "steps=0 with candidates=1 would pay for a release and use it for nothing: leave refinement out "
+            "(--refine-share 0), match (--refine-steps), or let the judge choose (--candidates).",
+        )
         check(self.anchor >= 0, f"anchor={self.anchor!r} must be at least 0: 0 lets samples go anywhere.")
 
     @property

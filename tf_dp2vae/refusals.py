@@ -138,6 +138,12 @@ def check_ready(model: DP2VAE) -> None:
     """Refuses a model that is not compiled, or compiled for a way of stepping that the ledger could not follow."""
     check(model.compiled, "call compile(optimizer='dp-adam') before fit.")
     check(model.steps_per_execution == 1, "steps_per_execution must be 1: each private step is charged by itself.")
+    networks = model.private_networks
+    check(
+        model.pretraining.is_whole_training or any(network.trainable_variables for network in networks),
+        f"no weight of {' and '.join(network.name for network in networks)} is trainable, so the private phase would have "
+        "nothing to train: thaw a layer (layer.trainable = True).",
+    )
     model.optimizer.check_clip(model.privacy.l2_norm_clip)
     model.ledger.refuse_detached()
     check(
@@ -189,11 +195,11 @@ def check_sizes(records: Records, batch_size: int, epochs: int) -> None:
     )
 
 
-def warn_about_delta(delta: float, num_records: int) -> None:
-    """Warns where δ lets a mechanism pass that publishes a record outright."""
-    if delta >= 1 / num_records:
+def warn_about_delta(delta: float, records: Records) -> None:
+    """Warns where δ lets a mechanism pass that publishes outright what the guarantee is about."""
+    if delta >= 1 / records.num_units:
         warnings.warn(
-            f"delta={delta:g} is not below 1/N = {1 / num_records:.2g}: a mechanism that publishes one record at random "
-            "would pass. Lower delta (--delta).",
+            f"delta={delta:g} is not below 1/{records.num_units} = {1 / records.num_units:.2g}: a mechanism that publishes "
+            f"one of the {records.unit.plural} at random would pass. Lower delta (--delta).",
             stacklevel=3,
         )

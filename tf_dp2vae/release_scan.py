@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import re
 import struct
@@ -234,7 +235,7 @@ def _keys(entry: Any) -> Iterator[str]:
 def _places(private: Path) -> dict[re.Pattern[bytes], str]:
     """Folders that a file of the release might name by mistake, and this machine."""
     package = Path(__file__).resolve().parent
-    folders = {private.resolve().parent, Path.cwd(), Path.home(), package.parent, Path(sys.prefix)}
+    folders = {private.resolve().parent, Path.cwd(), Path(os.path.expanduser("~")), package.parent, Path(sys.prefix)}
     places = {
         _word(str(place)): f"the path of a folder of this machine ({place})" for place in folders if len(str(place)) > 4
     }
@@ -244,7 +245,7 @@ def _places(private: Path) -> dict[re.Pattern[bytes], str]:
 
 
 def _word(text: str) -> re.Pattern[bytes]:
-    return re.compile(rb"(?<![\w.-])" + re.escape(text.encode()) + rb"(?![\w-])")
+    return re.compile(rb"(?<![\w.-])" + re.escape(os.fsencode(text)) + rb"(?![\w-])")
 
 
 def _private_metrics(private: Path) -> Iterator[float]:

@@ -112,8 +112,8 @@ class RunFolder:
     def opened(self, num_records: int, shared: Path | None, config: dict[str, Any] | None = None) -> Iterator[Ledger]:
         """Lends the ledger: the shared one where given, else the run's own. Nobody else can open the run meanwhile.
 
-        A new run's private side is created, and its `config` written. A refusal before the first charge leaves nothing
-        of it behind; after that, the ledger's trace must stay.
+        A new run's private side is created, and its `config` written. A refusal before the first charge and the first step
+        leaves nothing of it behind; after that, the ledger's trace must stay, and what was trained may go on.
 
         Raises:
           InvalidInputError: the folder is in use by another process, or the disk is full or read-only.
@@ -155,7 +155,8 @@ class RunFolder:
                 before = len(ledger.charges)
                 yield ledger
         except (InvalidInputError, OSError, KeyboardInterrupt):
-            if ledger is None or len(ledger.charges) == before:
+            charged = ledger is not None and len(ledger.charges) > before
+            if not charged and not self.checkpoints.progress.begun:
                 shutil.rmtree(self.path, ignore_errors=True)
                 if new_root and not list(self.path.parent.iterdir()):
                     self.path.parent.rmdir()
@@ -173,19 +174,21 @@ class RunFolder:
         try:
             yield
         except Exception as error:
-            if isinstance(error, InvalidInputError) or not is_storage_fault(error):
+            if isinstance(error, StorageError):
+                reason = str(error)
+            elif isinstance(error, InvalidInputError) or not is_storage_fault(error):
                 raise
-            reason = " ".join(str(error).split())[:200]
-            raise StorageError(
-                f"run {self.path} stopped, because something could not be written ({reason}): make room or give access, "
-                f"then go on with --resume {self.path}."
-            ) from error
+            else:
+                shown = " ".join(str(error).split())[:200]
+                reason = f"something could not be written ({shown}): make room or give access."
+            way_out = f"Then go on with --resume {self.path}." if self.path.exists() else "Then start again."
+            raise StorageError(f"run {self.path} stopped: {reason} {way_out}") from error
 
     def write_private(self, model: DP2VAE) -> None:
         """Everything that stays at home."""
         model.save(self.private / "model.keras")
 
-    def write_release(self, model: DP2VAE, records: Records | None = None, figure_seed: int = 0) -> None:
+    def write_release(self, model: DP2VAE, records: Records | None = None) -> None:
         """Sampler, statement and sample picture: functions of mechanism answers and public randomness alone.
 
         The folder appears whole, by one rename of what is on the device. Then nothing is left to resume.
@@ -193,7 +196,6 @@ class RunFolder:
         Args:
           model: a trained one.
           records: what it was trained on, to look whether any of them stands in the release.
-          figure_seed: of the samples in the picture.
 
         Raises:
           ReleaseRefusedError: something stands in the release that must not; then there is none.
@@ -210,7 +212,7 @@ class RunFolder:
         (unfinished / "privacy.md").write_text(str(statement), encoding="utf-8")
         if not statement.private:
             (unfinished / "NOT-PRIVATE.md").write_text(f"**{NOT_PRIVATE}**\n", encoding="utf-8")
-        sample_grid(unfinished / "sampler", unfinished / "samples.png", model.num_classes, figure_seed)
+        sample_grid(unfinished / "sampler", unfinished / "samples.png", model.num_classes)
         write_checksums(unfinished)
         try:
             refuse_leaks(unfinished, secrets_of(model, records, self.private))

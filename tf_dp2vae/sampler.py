@@ -1,4 +1,4 @@
-"""The thing that is released: a decoder, a latent prior and a judge, as a SavedModel that samples."""
+"""The thing that is released: decoder, latent prior, contrast and judge, as a SavedModel that samples."""
 
 from __future__ import annotations
 

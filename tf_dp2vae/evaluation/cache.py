@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -45,9 +46,8 @@ class Cache:
             return np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             made = make()
-        with self._unfinished(file).open("wb") as stream:
+        with self._placed(file) as stream:
             np.save(stream, made)
-        os.replace(self._unfinished(file), file)
         return made
 
     def values(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -57,12 +57,20 @@ class Cache:
             return json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             made = make()
-        self._unfinished(file).write_text(json.dumps(made) + "\n", encoding="utf-8")
-        os.replace(self._unfinished(file), file)
+        with self._placed(file) as stream:
+            stream.write((json.dumps(made) + "\n").encode())
         return made
 
-    def _unfinished(self, file: Path) -> Path:
+    @contextmanager
+    def _placed(self, file: Path) -> Iterator[BinaryIO]:
+        """Lends a stream; what was written to it takes the file's name when all went well, and vanishes when not."""
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
         self.folder.chmod(PRIVATE_MODE)
-        return file.with_name(f".{file.name}.{os.getpid()}")
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            with unfinished.open("wb") as stream:
+                yield stream
+            os.replace(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ _MOST_ITERATIONS = 200
 _MLP_EPOCHS = 20
 """The least for an MLP, whose epoch costs a tenth of the CNN's."""
 _REFERENCE_SEED = 0
-_HELD_OUT = 6
+VALIDATION_ONE_IN = 6
 """One image in so many chooses the epoch."""
 KINDS = {"acc_lr": "logistic regression", "acc_mlp": "MLP, 100 hidden units", "acc_cnn": "CNN, 32-64-128"}
 
@@ -50,6 +50,12 @@ class ClassifierResult:
     chosen_epoch: int
     validation: list[float]
     real: list[float]
+
+
+def impossible(real: RealImages) -> str:
+    """Why no classifier can be trained and tested; empty where one can."""
+    few = f"{len(real.train[0])} records are too few: one in {VALIDATION_ONE_IN} chooses the epoch"
+    return real.without_labels or ("" if len(real.train[0]) >= VALIDATION_ONE_IN else few)
 
 
 def usefulness(
@@ -122,7 +128,7 @@ def _on_records(real: RealImages, epochs: int) -> dict[str, ClassifierResult]:
     assert real.test is not None
     images, labels = real.train
     order = np.random.default_rng(_REFERENCE_SEED).permutation(len(images))
-    held, kept = order[: len(images) // _HELD_OUT], order[len(images) // _HELD_OUT :]
+    held, kept = order[: len(images) // VALIDATION_ONE_IN], order[len(images) // VALIDATION_ONE_IN :]
     train, validation = (images[kept], labels[kept]), (images[held], labels[held])
     return accuracies(train, validation, real.test, real.num_classes, epochs, _REFERENCE_SEED, "records")
 

@@ -9,18 +9,14 @@ import numpy as np
 from tf_dp2vae.evaluation.cache import Cache, digest
 from tf_dp2vae.evaluation.coverage import NEIGHBOURS, coverage
 from tf_dp2vae.evaluation.fid import fid, kid
-from tf_dp2vae.evaluation.inception import InceptionFeatures
+from tf_dp2vae.evaluation.inception import WAY_TO_WEIGHTS, InceptionFeatures
 from tf_dp2vae.evaluation.real import RealImages, ReferenceName
 from tf_dp2vae.evaluation.report import Part, missing
 
 _WORDS = {"train": "records", "test": "test images"}
 _SUBSET_SEED = 0
-_WITHOUT = (
-    "no Inception weights. `python -m tf_dp2vae.evaluation.inception_weights OUT.npz` fetches them; give them as "
-    "--inception-weights OUT.npz"
-)
-_FEWEST = 4
-"""Halves of the real images are compared with each other, and FID needs two a side."""
+_FEWEST = NEIGHBOURS + 1
+"""Each image needs its neighbours; and halves of the real ones are compared with each other, where FID needs two a side."""
 
 
 def fidelity(
@@ -36,7 +32,7 @@ def fidelity(
       cache: keeps the real images' features.
     """
     if features is None:
-        return missing("Fidelity", _WITHOUT)
+        return missing("Fidelity", f"no Inception weights: {WAY_TO_WEIGHTS}")
     chosen_set = real.test if against == "test" else real.train
     if chosen_set is None:
         return missing("Fidelity", real.without_test)

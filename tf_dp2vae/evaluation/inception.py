@@ -22,6 +22,9 @@ from keras import layers
 from tf_dp2vae.records import FULL_SCALE
 from tf_dp2vae.validation import InvalidInputError, check, check_path
 
+WAY_TO_WEIGHTS = (
+    "`python -m tf_dp2vae.evaluation.inception_weights OUT.npz` fetches them; give them as --inception-weights OUT.npz"
+)
 FEATURES = 2048
 _SIDE = 299
 _BATCH = 50
@@ -122,15 +125,18 @@ def convolution_names() -> list[str]:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     check_path("Inception weights", file)
-    check(file.is_file(), f"Inception weights {file} do not exist.")
+    check(file.is_file(), f"Inception weights {file} do not exist: {WAY_TO_WEIGHTS}.")
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged file raises whatever the zip, zlib and npy readers raise
-        raise InvalidInputError(f"Inception weights {file} are not a readable .npz of plain arrays.") from error
+        raise InvalidInputError(
+            f"Inception weights {file} are not a readable .npz of plain arrays: {WAY_TO_WEIGHTS}."
+        ) from error
     check(
         content_digest(arrays) == CONTENT_SHA256,
-        f"{file} does not hold the weights of the field's Inception graph: a FID by other features is not comparable.",
+        f"{file} does not hold the weights of the field's Inception graph: a FID by other features is not comparable; "
+        f"{WAY_TO_WEIGHTS}.",
     )
     return arrays
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_dp2vae import datasets
 from tf_dp2vae.evaluation.release import Release
+from tf_dp2vae.records import Records
 from tf_dp2vae.runs import read_config
 from tf_dp2vae.validation import check, times
 
@@ -27,7 +28,7 @@ class RealImages:
       name: of the data set.
       train: the records, uint8.
       test: others of the same kind, uint8, or None.
-      num_classes: size of the label set; 0 without labels.
+      num_classes: size of the label set; 0 where the images or the release's samples have no labels.
     """
 
     name: str
@@ -43,7 +44,7 @@ class RealImages:
     @property
     def without_labels(self) -> str:
         """Why no classifier can be tested; empty where one can."""
-        return self.without_test or ("" if self.num_classes else f"{self.name} has no labels")
+        return self.without_test or ("" if self.num_classes else f"{self.name}, or the release, has no labels")
 
 
 def real_images(
@@ -89,11 +90,15 @@ def real_images(
         f"{file or name} has a label set of {known}, the release has another one: name the data it was made from, an .npz "
         "with its --num-classes.",
     )
-    with loaded.train.opened() as train:
-        if loaded.test is None:
-            return RealImages(loaded.name, train, None, loaded.train.num_classes)
-        with loaded.test.opened() as test:
-            return RealImages(loaded.name, train, test, loaded.train.num_classes)
+    if not release.conditional:
+        known = 0  # its samples have no labels, whatever the images have
+
+    def labelled(records: Records) -> Labelled:
+        with records.opened() as (images, labels):
+            return images, labels if known else np.zeros_like(labels)
+
+    test = None if loaded.test is None else labelled(loaded.test)
+    return RealImages(loaded.name, labelled(loaded.train), test, known)
 
 
 def _as_trained(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_dp2vae.accounting import ACCOUNTANTS
 from tf_dp2vae.checksums import verify_checksums
-from tf_dp2vae.validation import InvalidInputError, check
+from tf_dp2vae.validation import InvalidInputError, check, check_choice
 
 _CHUNK = 1000
 
@@ -74,10 +75,13 @@ def read_release(run: Path) -> Release:
         content = json.loads(statement.read_text(encoding="utf-8"))
         epsilon, end_to_end, delta = content["epsilon"], content["end_to_end"], content["delta"]
         given = (content.get("given_encoder") or {}).get("epsilon")
-        numbers = [float(number) for number in (epsilon, given, delta) if number is not None]
+        optional = [content.get("epsilon_rdp"), content.get("epsilon_pld"), epsilon, given]
+        numbers = [delta, *(number for number in optional if number is not None)]
+        check_choice(ACCOUNTANTS, accountant=content["accountant"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInputError(f"{statement} is damaged ({error}): train again.") from error
-    check(all(number >= 0 for number in numbers), f"{statement} is damaged: it states numbers below 0 or none at all.")
+    sound = all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
+    check(sound, f"{statement} is damaged: it states numbers below 0 or none at all.")
     check((epsilon is None) or end_to_end, f"{statement} is damaged: it states an epsilon without a guarantee.")
     verify_checksums(folder)
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tf_dp2vae.durable import StorageError, is_storage_fault, write_atomically
 from tf_dp2vae.runs import PRIVATE_MODE
 
 NOT_COVERED = (
@@ -90,9 +91,7 @@ class Report:
     def publish(self, release: Path) -> Path:
         """Puts the numbers beside the release, under a name that says what they are. Only when asked for."""
         file = release / PUBLISHED
-        unfinished = release / f".{PUBLISHED}.unfinished"
-        unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, file)
+        write_atomically(file, (json.dumps(self.to_json(), indent=2) + "\n").encode())
         return file
 
 
@@ -129,13 +128,21 @@ class Stopwatch:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """Lends a folder that takes the given one's place when all went well, and vanishes when not."""
+    """Lends a folder that takes the given one's place when all went well, and vanishes when not.
+
+    Raises:
+      StorageError: something could not be written there, or in the block.
+    """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True, mode=PRIVATE_MODE)
     try:
+        unfinished.mkdir(parents=True, mode=PRIVATE_MODE)
         yield unfinished
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
+    except OSError as error:
+        if not is_storage_fault(error):
+            raise
+        raise StorageError(f"{folder} is not written ({error}): make room or give access, then start again.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
