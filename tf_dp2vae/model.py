@@ -156,7 +156,8 @@ class DP2VAE(VAE):
         entropy = entropy or SystemEntropy()
         self.secure_noise = entropy.secure
         self.mechanisms = Mechanisms(Ledger(), entropy)
-        self.ledger = self.ledger if ledger is None else ledger
+        if ledger is not None:
+            self.ledger = ledger
         self.checkpoints = checkpoints or Checkpoints()
         self.plan: Plan | None = None
         self.unit, self.audit_canaries = Unit(), 0

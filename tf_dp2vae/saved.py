@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tf_dp2vae.accounting import Event
-from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.validation import InvalidInputError, check, first_line
 
 if TYPE_CHECKING:
@@ -51,13 +50,12 @@ def model_of(cls: type[DP2VAE], config: dict[str, Any], custom_objects: Any = No
     arguments = {name: value for name, value in config.items() if name != _PAST}
     model = cls(**{**arguments, **{name: restore(config[name], custom_objects) for name in _OBJECTS}})
     past = config[_PAST]
-    model.secure_noise = past["secure_noise"]
-    model.ledger = Ledger()  # vouched for by what the noise was
     model.unit = restore(past["unit"], custom_objects)
     model.ledger.bind(past["num_records"], model.unit.in_full)
     for event in past["events"]:
         model.ledger.charge(Event.from_json(event))
     model.ledger.shared, model.ledger.detached = past["shared_ledger"], past["ledger_in_file"]
+    model.secure_noise = past["secure_noise"]
     model.num_records, model.audit_canaries = past["num_records"], past["audit_canaries"]
     return model
 
