@@ -6,10 +6,10 @@
     python benchmarks/private_phase.py --repeats 0                       # only prints and draws what there is
 
 Accuracies of whole runs differ by half a point or a point from one to the next, and take minutes each. The bound that the
-private phase lowers differs by a tenth of a nat, and takes a minute: the encoder and decoder that dreams made are put back
-before each setting, so nothing but the private steps, their noise and the sleep between them differs. Another call has
-another pre-training, with noise of its own: compare rows of one call. Nothing is measured on
-test images: the last 10,000 *training* images are held out, the rest are the records. Budget, noise, prior's release and
+private phase lowers differs by one or two tenths of a nat, and takes a minute: the encoder and decoder that dreams made are
+put back before each setting, so nothing but the private steps, their noise and the sleep between them differs. Another call
+has another pre-training, with noise of its own: compare rows of one call. Nothing is measured on test images: the last
+10,000 *training* images are held out, the rest are the records. Budget, noise, prior's release and
 sleep are the default's; refinement keeps its share of the budget and is left out. Rows go to
 benchmarks/results/private_phase.json.
 """

@@ -60,6 +60,7 @@ _SETTINGS, _RECORDS = ("batch_size", "steps", "blocks", "learning_rate", "schedu
 KEY = ("dataset", "epsilon", "method", "seed")
 TOLERANCES = {"acc_lr": 0.04, "acc_mlp": 0.04, "acc_cnn": 0.04, "fid": 0.2}
 """Of --verify: accuracies may differ by as much, FID by this fraction. Three deviations of a difference of two runs."""
+_USPS = "usps.npz"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class Cell:
         epsilon = "" if self.epsilon is None else f"--epsilon {self.epsilon:g} "
         return f"train.py {epsilon}{method} --seed {self.seed}{data} --runs {RUNS} --name {name}"
 
+    def at_hand(self, flags: Flags) -> bool:
+        """Whether its data are: USPS comes with no package."""
+        is_usps = self.method == "public" and not self._data(flags)
+        return not is_usps or (flags.public or _shared(_USPS)) is not None
+
     def settings(self, flags: Flags) -> dict[str, Any]:
         """Of the private steps, by today's defaults where the cell's flags leave them open; empty where there are none."""
         if self.method in (NON_PRIVATE, "statistics"):
@@ -144,10 +150,10 @@ class Cell:
 
 
 def _usps(named: Path | None) -> str:
-    file = named or _shared("usps.npz")
+    file = named or _shared(_USPS)
     if file is None:
         sys.exit(
-            "utility.py: usps.npz is not in shared/data: name public data (--public), or leave those --methods out."
+            f"utility.py: {_USPS} is not in shared/data: name public data (--public), or leave those --methods out."
         )
     return _shown(file)
 
@@ -250,7 +256,11 @@ def verify(flags: Flags) -> bool:
     cells_of_rows = [(Cell(*(row[name] for name in KEY)), row) for row in load() if complete(row)]
     # Rows by other defaults than today's are not what the command would give.
     cell, row = random.choice(
-        [(cell, row) for cell, row in cells_of_rows if row.get("settings") == cell.settings(flags)]
+        [
+            (cell, row)
+            for cell, row in cells_of_rows
+            if cell.at_hand(flags) and row.get("settings") == cell.settings(flags)
+        ]
     )
     flags = replace(flags, epochs=row["classifier_epochs"], fid_samples=row["fid_samples"])
     name = f"verify-{cell.name}"

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -164,6 +165,9 @@ def test_without_files_at_hand_the_lines_name_what_anyone_can_fetch(utility):
     assert "--data " not in train and evaluation.endswith("inception.npz")
     with pytest.raises(SystemExit, match="usps.npz is not in shared/data"):
         utility.Cell("mnist", 1.0, "public", 0).train_command(flags, "x")
+    assert not utility.Cell("mnist", 1.0, "public", 0).at_hand(flags)
+    assert utility.Cell("fashion_mnist", 1.0, "public", 0).at_hand(flags)
+    assert utility.Cell("mnist", 1.0, "public", 0).at_hand(replace(flags, public=Path("usps.npz")))
 
 
 def test_mean_and_deviation_are_over_seeds(utility, tmp_path):
