@@ -268,6 +268,7 @@ def damaged_flags(run):
         (other_labels, "tampered"),
         (stating(epsilon="small"), "privacy.json is damaged"),
         (stating(epsilon_rdp="small"), "privacy.json is damaged"),
+        (stating(given_encoder={"epsilon_pld": "small"}), "privacy.json is damaged"),
         (stating(delta=None), "privacy.json is damaged"),
         (stating(delta="1e-5"), "privacy.json is damaged"),
         (stating(accountant="moments"), "privacy.json is damaged"),

@@ -74,14 +74,14 @@ def read_release(run: Path) -> Release:
     try:
         content = json.loads(statement.read_text(encoding="utf-8"))
         epsilon, end_to_end, delta = content["epsilon"], content["end_to_end"], content["delta"]
-        given = (content.get("given_encoder") or {}).get("epsilon")
-        optional = [content.get("epsilon_rdp"), content.get("epsilon_pld"), epsilon, given]
-        numbers = [delta, *(number for number in optional if number is not None)]
+        claims = content, content.get("given_encoder") or {}
+        stated = [claim.get(name) for claim in claims for name in ("epsilon", "epsilon_rdp", "epsilon_pld")]
+        numbers = [delta, *(number for number in stated if number is not None)]
         check_choice(ACCOUNTANTS, accountant=content["accountant"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInputError(f"{statement} is damaged ({error}): train again.") from error
-    sound = all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
-    check(sound, f"{statement} is damaged: it states numbers below 0 or none at all.")
+    read = all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
+    check(read, f"{statement} is damaged: it states numbers below 0 or none at all.")
     check((epsilon is None) or end_to_end, f"{statement} is damaged: it states an epsilon without a guarantee.")
     verify_checksums(folder)
     try:
