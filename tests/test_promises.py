@@ -89,17 +89,6 @@ def test_seed_that_takes_the_place_of_entropy_later_voids_the_statement_too():
     assert model.privacy_statement().to_json()["epsilon"] is None
 
 
-def test_loaded_model_of_insecure_noise_goes_on_as_it_was(tmp_path):
-    model = tiny_model(entropy=InsecureSeed(1))
-    fit(model)
-    model.save(tmp_path / "model.keras")
-    again = load(tmp_path / "model.keras")
-    again.privacy = Privacy(3.0)
-    fit(again)
-    assert again.privacy_statement().to_json()["epsilon"] is None
-    again.ledger.refuse_detached()
-
-
 @pytest.mark.parametrize("arguments", [{"entropy": InsecureSeed(1)}, {"pretraining": Unprotected(1)}])
 def test_run_without_a_guarantee_is_refused_on_a_shared_ledger(tmp_path, arguments):
     with pytest.raises(InvalidInputError, match="shared ledger"):

@@ -199,7 +199,7 @@ def warn_about_delta(delta: float, records: Records) -> None:
     """Warns where δ lets a mechanism pass that publishes outright what the guarantee is about."""
     if delta >= 1 / records.num_units:
         warnings.warn(
-            f"delta={delta:g} is not below 1/{records.num_units} = {1 / records.num_units:.2g}: a mechanism that publishes "
-            f"one of the {records.unit.plural} at random would pass. Lower delta (--delta).",
+            f"delta={delta:g} is not below 1/N = {1 / records.num_units:.2g} (N = {records.num_units} "
+            f"{records.unit.plural}): a mechanism that publishes one of them at random would pass. Lower delta (--delta).",
             stacklevel=3,
         )
