@@ -19,7 +19,6 @@ from tf_dp2vae import figures
 from tf_dp2vae.commands import one_line_errors, parse
 from tf_dp2vae.evaluation import classifiers, membership, pictures
 from tf_dp2vae.evaluation.cache import Cache
-from tf_dp2vae.evaluation.classifiers import VALIDATION_ONE_IN
 from tf_dp2vae.evaluation.fidelity import fidelity
 from tf_dp2vae.evaluation.flags import EvaluateFlags
 from tf_dp2vae.evaluation.inception import InceptionFeatures, find_weights
@@ -29,6 +28,7 @@ from tf_dp2vae.evaluation.release import Release, read_release
 from tf_dp2vae.evaluation.report import Part, Report, Stopwatch, missing, written_whole
 
 _FOR_A_PICTURE = 2_000
+"""Samples that are drawn where nothing else is asked of them."""
 
 
 @one_line_errors
@@ -41,9 +41,9 @@ def main() -> None:
         features = InceptionFeatures(weights) if weights else None
     cache = Cache(flags.run.parent / ".cache")
 
-    parts_wanted = flags.parts.split(",")
-    num = flags.samples if {"usefulness", "membership"} & set(parts_wanted) else min(flags.samples, _FOR_A_PICTURE)
-    num_others = flags.samples // VALIDATION_ONE_IN
+    wanted = flags.parts.split(",")
+    num = flags.samples if {"usefulness", "membership"} & set(wanted) else min(flags.samples, _FOR_A_PICTURE)
+    num_others = flags.samples // classifiers.VALIDATION_ONE_IN
     print(f"Sampling {num:,} + {num_others:,} images from {flags.run / 'release'}", flush=True)
     with watch.time("sampling"):
         synthetic = release.samples(num, seed=2 * flags.seed)
@@ -57,7 +57,7 @@ def main() -> None:
             "neighbours": lambda: _neighbours(others[0], real, flags, folder),
         }
         parts = []
-        for name in (name for name in measures if name in parts_wanted):
+        for name in (name for name in measures if name in wanted):
             with watch.time(name):
                 parts.append(measures[name]())
         report = Report(release.statement, real.name, parts, watch.seconds)

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tf_dp2vae import accounting
+from tf_dp2vae import accounting, planning
 from tf_dp2vae.accounting import Event, Privacy
 from tf_dp2vae.commands import parse
 from tf_dp2vae.pretraining import Dreams
@@ -113,7 +113,7 @@ class Flags:
 def main() -> None:
     peers = os.fspath(parse(Flags, __doc__).peers)
     named = [
-        (words, target, accounting.plan(Privacy(target, DELTA), rate, steps, shares).events)
+        (words, target, planning.plan(Privacy(target, DELTA), rate, steps, shares).events)
         for words, (rate, steps, shares) in CASES.items()
         for target in TARGETS
     ]

@@ -35,7 +35,7 @@ from published_mechanism import (
     worst_case_records,
 )
 
-from tf_dp2vae import accounting
+from tf_dp2vae import accounting, planning
 from tf_dp2vae.audit.bounds import Verdict, verdict_of
 from tf_dp2vae.audit.encoder_matching import EncoderMatching
 from tf_dp2vae.audit.transcript import TranscriptAudit
@@ -184,7 +184,7 @@ def summary(row: Row, scores: Scores) -> dict[str, object]:
 @functools.cache
 def _noise_multiplier(pretrain: str) -> float:
     shares = {**Dreams().shares, **GaussianPrior().shares, **Refinement().shares} if pretrain == "dreams" else {}
-    return accounting.plan(CLAIM, SAMPLING_RATE, STEPS, shares).noise_multiplier
+    return planning.plan(CLAIM, SAMPLING_RATE, STEPS, shares).noise_multiplier
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from witness import Witness
 
 import train
-from tf_dp2vae import accounting
+from tf_dp2vae import accounting, planning
 from tf_dp2vae.flags import TrainFlags
 
 STEPS, ROUNDS, RECORDS = 12, 3, 2000
@@ -117,7 +117,7 @@ def resume(path: Path, folder: Path, **how) -> Ended:
 
 def warm_up() -> None:
     """Does the costly sums over events once, before the trainings are forked; none of them starts TensorFlow's runtime."""
-    calibrate, known = accounting.plan, {}
+    calibrate, known = planning.plan, {}
 
     def plan(*arguments):
         key = repr(arguments)
@@ -125,7 +125,7 @@ def warm_up() -> None:
             known[key] = calibrate(*arguments)
         return known[key]
 
-    accounting.plan = plan
+    planning.plan = plan
     flags = TrainFlags()
     shares = {
         accounting.CLASS_STATISTICS: flags.statistics_share,

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tf_dp2vae import accounting, datasets
+from tf_dp2vae import datasets, planning
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.gradients import BookKeepingEngine, plain_apply
 from tf_dp2vae.ledger import Ledger
@@ -43,7 +43,7 @@ class PublishedMechanism:
         self.images, self.labels = images, labels
         encoder = build_encoder(images.shape[1:], LATENT, 10, width=8)
         self.model = DP2VAE(encoder, dense_decoder(), privacy=CLAIM, pretraining=Unprotected())
-        self.plan = accounting.plan(CLAIM, SAMPLING_RATE, STEPS)
+        self.plan = planning.plan(CLAIM, SAMPLING_RATE, STEPS)
         # A null record adds zero to whatever batch it is in, so D′ may simply not hold it: q·N stays D's.
         self._worlds = [Records(images[:n], labels[:n], 10) for n in (len(images) - 1, len(images))]
         entropy = SystemEntropy()

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import settings
 
-from tf_dp2vae import accounting, model, randomness
+from tf_dp2vae import model, planning, randomness
 from tf_dp2vae.gradients import plain_apply
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
@@ -189,7 +189,7 @@ def repeatable_entropy():
 @pytest.fixture(scope="session", autouse=True)
 def remembered_plans():
     """Calibrates equal plans once: it takes seconds, and many models here are trained alike."""
-    calibrate, known = accounting.plan, {}
+    calibrate, known = planning.plan, {}
 
     def plan(*arguments):
         key = repr(arguments)
@@ -198,7 +198,7 @@ def remembered_plans():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accounting, "plan", plan)
+        patch.setattr(planning, "plan", plan)
         yield
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from recomputed import recomputed_epsilon
 
 from tf_dp2vae import accounting
-from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy, merged, plan
+from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy, merged
 from tf_dp2vae.ledger import Ledger
+from tf_dp2vae.planning import plan
 from tf_dp2vae.pretraining import NoPretraining
 from tf_dp2vae.validation import InvalidInputError
 

@@ -5,12 +5,13 @@ import pytest
 import tensorflow as tf
 from conftest import CLASSES, DREAMS, SHAPE, Silence, some_records, tiny_model
 
-from tf_dp2vae.accounting import CLASS_STATISTICS, DREAM_MOMENTS, Event, Plan
+from tf_dp2vae.accounting import CLASS_STATISTICS, DREAM_MOMENTS, Event
 from tf_dp2vae.checkpoints import Phase
 from tf_dp2vae.contrast import Contrast, mean_energy
 from tf_dp2vae.dreams import image_bound, statistics_basis
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
+from tf_dp2vae.planning import Plan
 from tf_dp2vae.records import FULL_SCALE
 
 

@@ -137,12 +137,13 @@ def test_labels_of_images_are_left_aside_where_samples_have_none(root):
     assert not real.train[1].any() and not real.test[1].any()
 
 
-def test_disk_that_takes_nothing_is_one_line(root, monkeypatch, capsys):
+@pytest.mark.parametrize("written_by", ["numpy.save", "evaluate.pictures.samples_beside_records"])
+def test_disk_that_takes_nothing_is_one_line(root, monkeypatch, capsys, written_by):
     def full(*arguments, **named):
         raise OSError(28, "No space left on device")
 
     (root / "runs" / ".cache").mkdir(mode=0o700)
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(written_by, full)
     refused(root, monkeypatch, capsys, "No space left", "--inception-weights", "any", "--parts", "fidelity")
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from conftest import CLASSES, DREAMS, IMAGES, LABELS, LATENT, SHAPE, equal_weights, fit, images_and_labels, tiny_model
 
-from tf_dp2vae import accounting
+from tf_dp2vae import accounting, planning
 from tf_dp2vae.accounting import Event, Privacy
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.model import DP2VAE
@@ -23,7 +23,7 @@ from tf_dp2vae.validation import InvalidInputError
 def test_epsilon_shown_is_never_less_than_what_was_spent():
     """Of a thousand steps ε is computed at some; between them the next one's is shown, not the last one's."""
     privacy, before = Privacy(), [Event("class statistics", 20.0)]
-    plan, shown = accounting.plan(privacy, 0.01, 1000, {}, before), EpsilonSpent()
+    plan, shown = planning.plan(privacy, 0.01, 1000, {}, before), EpsilonSpent()
     shown.follow(before, plan, privacy)
     for step in range(1, 1001):
         shown.advance()

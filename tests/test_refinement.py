@@ -6,11 +6,12 @@ import pytest
 import tensorflow as tf
 from conftest import CLASSES, DREAMS, SHAPE, Silence, images_and_labels, tiny_model
 
-from tf_dp2vae.accounting import FEATURE_MEANS, Event, Plan
+from tf_dp2vae.accounting import FEATURE_MEANS, Event
 from tf_dp2vae.baselines import StatisticsAlone
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.moments import Moments
+from tf_dp2vae.planning import Plan
 from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement, Target
 from tf_dp2vae.validation import InvalidInputError

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import train
-from tf_dp2vae import DP2VAE, DPAdam, Dreams, GaussianPrior, Unprotected, accounting, durable
+from tf_dp2vae import DP2VAE, DPAdam, Dreams, GaussianPrior, Unprotected, durable, planning
 from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms, Answers, _moments
 from tf_dp2vae.augmentation import Shifts
@@ -247,7 +247,7 @@ def refusal(copy, model, **arguments):
 def test_killed_run_finds_its_plan_and_its_weights_again(copy, model):
     plan = begin(copy, model)
     shares = {**Dreams().shares, **GaussianPrior().shares, **Refinement().shares}
-    assert plan == accounting.plan(PRIVACY, 12 / 48, ROUNDS * STEPS, shares)
+    assert plan == planning.plan(PRIVACY, 12 / 48, ROUNDS * STEPS, shares)
     assert not np.allclose(model.latent_prior.frequencies.numpy(), 1 / CLASSES), (
         "set in pre-training, from the checkpoint"
     )
@@ -482,7 +482,7 @@ class Toy:
             ledger,
             Privacy(target, 1e-5),
             lambda: {"records": tag},
-            lambda: accounting.plan(Privacy(target, 1e-5), 0.25, 3, {"class statistics": 0.3}, ledger.events),
+            lambda: planning.plan(Privacy(target, 1e-5), 0.25, 3, {"class statistics": 0.3}, ledger.events),
         )
 
     def count_step(self):

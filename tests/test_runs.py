@@ -15,6 +15,7 @@ from recomputed import recomputed_epsilon
 import tf_dp2vae.runs as runs
 import train
 from tf_dp2vae.accounting import BudgetExceededError, Event
+from tf_dp2vae.checkpoints import Phase
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.runs import RunFolder
 from tf_dp2vae.statement import GIVEN_ENCODER
@@ -155,10 +156,11 @@ def test_run_that_was_charged_keeps_its_ledger_when_it_ends_early(folder):
     assert Ledger(folder.private / "ledger.jsonl", 40).events == (Event("a", 2.0),)
 
 
-def test_run_that_was_trained_and_not_charged_may_go_on(folder):
+@pytest.mark.parametrize("phase, step", [(Phase.PRETRAINING, 3), (Phase.PRIVATE, 0)])
+def test_run_that_was_trained_and_not_charged_may_go_on(folder, phase, step):
     """Pre-training on public data charges nothing and takes minutes."""
     with pytest.raises(KeyboardInterrupt), folder.opened(40, None):
-        folder.checkpoints.progress.step = 3
+        folder.checkpoints.progress.phase, folder.checkpoints.progress.step = phase, step
         raise KeyboardInterrupt
     assert (folder.private / "ledger.jsonl").is_file() and not folder.release.exists()
 

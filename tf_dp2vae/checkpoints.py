@@ -23,10 +23,11 @@ import keras
 import numpy as np
 
 from tf_dp2vae import accounting
-from tf_dp2vae.accounting import BudgetExceededError, Event, Plan, Privacy
+from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy
 from tf_dp2vae.answers import Answers
 from tf_dp2vae.durable import WAY_OUT, DamagedFileError, pack, storing, unpack, write_atomically
 from tf_dp2vae.ledger import Ledger, new_identity
+from tf_dp2vae.planning import Plan
 from tf_dp2vae.terms import Terms, check_same_terms
 from tf_dp2vae.validation import check
 

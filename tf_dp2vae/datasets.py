@@ -81,7 +81,7 @@ def load_npz(
     found = ", ".join(sorted(arrays))
     check(
         unit in arrays,
-        f"{file} has no array {unit} of ids, which tells persons apart (it has: {found}): name data that have it, or "
+        f"{file} has no array {unit} of ids that tell persons apart (it has: {found}): name data that have it, or "
         "train with another --unit.",
     )
     return replace(dataset, train=bound_per_unit(dataset.train, arrays[unit], unit, max_per_unit, seed))

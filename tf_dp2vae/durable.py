@@ -71,24 +71,35 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(parent))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces or creates the file: after a crash it is the old one or the new one, never a part.
+@contextmanager
+def placed(path: Path, mark: str = "unfinished") -> Iterator[BinaryIO]:
+    """Lends a stream; what was written to it replaces or creates the file: after a crash it is the old one or the new one.
+
+    Args:
+      path: of the file.
+      mark: ends the name that it has meanwhile; one of each process's own, where several may write the file.
 
     Raises:
       StorageError: nothing has changed.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{mark}")
     with storing(path):
         try:
             with open(unfinished, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
-        except OSError:
+        except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces or creates the file by its whole content (`placed`)."""
+    with placed(path) as file:
+        file.write(content)
 
 
 def append(file: BinaryIO, path: Path, line: bytes) -> None:

@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from tf_dp2vae import accounting, reproducible, saved
-from tf_dp2vae.accounting import Plan, Privacy
+from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.callbacks import StepsDone
 from tf_dp2vae.checkpoints import Checkpoints, Phase
@@ -31,6 +31,7 @@ from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.mixing import refuse_mixing, refuse_mixing_once_trained
 from tf_dp2vae.optimizers import NoisedSum, get_dp_optimizer
+from tf_dp2vae.planning import Plan
 from tf_dp2vae.pretraining import Dreams, Pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
@@ -42,6 +43,7 @@ from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.refusals import (
     as_records,
     check_networks,
+    check_parts,
     check_ready,
     check_sizes,
     listed,
@@ -129,21 +131,9 @@ class DP2VAE(VAE):
         self._looked_at = self._trained_layers()
         self.pretraining = pretraining or Dreams()
         self.prior = prior or (NormalPrior() if self.pretraining.is_whole_training else GaussianPrior())
-        check(
-            isinstance(self.prior, NormalPrior) or not self.pretraining.is_whole_training,
-            f"pretraining {type(self.pretraining).__name__} sets the latent prior itself: leave prior out.",
-        )
         if refinement == "default":
             refinement = Refinement() if self.pretraining.is_refined else None
-        check(
-            refinement is None or self.pretraining.is_refined,
-            f"pretraining {type(self.pretraining).__name__} trains no decoder to refine: leave refinement out.",
-        )
-        check(
-            refinement is None or refinement.steps > 0 or self.num_classes > 0,
-            "refinement with steps=0 leaves a judge alone, which unlabelled samples have no use for, and would pay for a "
-            "release: leave refinement out (--refine-share 0), or let it match.",
-        )
+        check_parts(self.pretraining, self.prior, refinement, self.num_classes)
         self.refinement = refinement
         self.engine, self.physical_batch_size, self.seed = engine, physical_batch_size, seed
         if trials is not None:

@@ -10,8 +10,9 @@ import keras
 from tf_dp2vae import accounting
 
 if TYPE_CHECKING:
-    from tf_dp2vae.accounting import Event, Plan, Privacy
+    from tf_dp2vae.accounting import Event, Privacy
     from tf_dp2vae.model import DP2VAE
+    from tf_dp2vae.planning import Plan
 
 _POINTS = 24
 

@@ -9,12 +9,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_dp2vae.priors import NormalPrior, Prior
 from tf_dp2vae.records import Records, checked_records
 from tf_dp2vae.taps import is_graph
 from tf_dp2vae.validation import check, check_whole, times
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
+    from tf_dp2vae.pretraining import Pretraining
+    from tf_dp2vae.refinement import Refinement
 
 
 _NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -131,6 +134,24 @@ def refuse_private_control(callbacks: list[keras.callbacks.Callback]) -> None:
         f"callbacks {names} would stop, save or change rates by a private metric, or take up weights that another run paid "
         "for, which no event on the ledger covers: leave them out, fix the number of steps beforehand, and resume by "
         "Checkpoints.",
+    )
+
+
+def check_parts(pretraining: Pretraining, prior: Prior, refinement: Refinement | None, num_classes: int) -> None:
+    """Refuses a prior or a refinement that the pre-training leaves no room for, or that would pay for nothing."""
+    name = type(pretraining).__name__
+    check(
+        isinstance(prior, NormalPrior) or not pretraining.is_whole_training,
+        f"pretraining {name} sets the latent prior itself: leave prior out.",
+    )
+    check(
+        refinement is None or pretraining.is_refined,
+        f"pretraining {name} trains no decoder to refine: leave refinement out.",
+    )
+    check(
+        refinement is None or refinement.steps > 0 or num_classes > 0,
+        "refinement with steps=0 leaves a judge alone, which unlabelled samples have no use for, and would pay for a "
+        "release: leave refinement out (--refine-share 0), or let it match.",
     )
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
-from tf_dp2vae import accounting
-from tf_dp2vae.accounting import Plan
+from tf_dp2vae import planning
 from tf_dp2vae.answers import AnsweringMechanisms
 from tf_dp2vae.checkpoints import Phase
 from tf_dp2vae.chunks import chunk_size
 from tf_dp2vae.gradients import full_float32
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.mixing import unchanged
+from tf_dp2vae.planning import Plan
 from tf_dp2vae.progress import PhaseProgress
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import PoissonSource
@@ -101,7 +101,7 @@ class Training:
 
     def _plan(self) -> Plan:
         model, records = self._model, self._records
-        return accounting.plan(
+        return planning.plan(
             model.privacy,
             self._batch_size / records.num_units,
             0 if model.pretraining.is_whole_training else self._steps_per_round * self._rounds,

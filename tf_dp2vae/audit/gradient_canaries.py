@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from tf_dp2vae import accounting
+from tf_dp2vae import planning
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.audit.dirac import SOUND, TABLES, DiracStep, Parts, numbered
 from tf_dp2vae.audit.one_run import OneRunVerdict, one_run_verdict
@@ -49,7 +49,7 @@ class GradientCanaries:
           canaries: m, well below 1/δ; each is one of N = m records, a null one where its coin says so.
           parts: what the steps are made of.
         """
-        self._plan = accounting.plan(claim, sampling_rate, steps)
+        self._plan = planning.plan(claim, sampling_rate, steps)
         self._delta, self._canaries, self._parts = claim.delta, canaries, parts
         self.expected_batch_size = sampling_rate * canaries
         self._step = DiracStep(canaries, self._plan.noise_multiplier, self.expected_batch_size, parts)

