@@ -95,6 +95,12 @@ def test_pld_finds_the_noise_of_steps_that_rdp_leaves_nothing_for():
     assert 0.99 <= direct_epsilon(triples(calibrated.events), 1e-5, "pld") <= 1.001
 
 
+def test_noise_that_rdp_would_ask_for_and_pld_hardly_is_found_without_a_long_search():
+    calibrated = plan(Privacy(13.5, 1e-5, "pld"), 1.0, 1)
+    assert direct_epsilon(triples(calibrated.events), 1e-5, "rdp") > 13.5
+    assert 0.95 * 13.5 <= direct_epsilon(triples(calibrated.events), 1e-5, "pld") <= 13.5
+
+
 @pytest.mark.parametrize("spent", [0.5, 0.999, 1.0, 3.0])
 def test_spent_budget_is_refused_with_both_numbers(spent):
     held = plan(Privacy(spent, 1e-5), 1.0, 20).events

@@ -14,6 +14,7 @@ import tensorflow as tf
 from conftest import CLASSES, DREAMS, SHAPE, images_and_labels, tiny_model
 
 import evaluate
+from tf_dp2vae.checksums import write_checksums
 from tf_dp2vae.commands import one_line_errors
 from tf_dp2vae.evaluation.cache import Cache
 from tf_dp2vae.evaluation.classifiers import impossible
@@ -210,6 +211,7 @@ def stating(**changes):
     def damage(run):
         file = run / "release" / "privacy.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+        write_checksums(run / "release")  # as who changes a statement would
 
     return damage
 
@@ -267,12 +269,12 @@ def damaged_flags(run):
         (cut_weights, "tampered"),
         (other_sampler, "tampered"),
         (other_labels, "tampered"),
-        (stating(epsilon="small"), "privacy.json is damaged"),
-        (stating(epsilon_rdp="small"), "privacy.json is damaged"),
-        (stating(given_encoder={"epsilon_pld": "small"}), "privacy.json is damaged"),
-        (stating(delta=None), "privacy.json is damaged"),
-        (stating(delta="1e-5"), "privacy.json is damaged"),
-        (stating(accountant="moments"), "privacy.json is damaged"),
+        (stating(epsilon="small"), "numbers below 0 or none at all"),
+        (stating(epsilon_rdp="small"), "numbers below 0 or none at all"),
+        (stating(given_encoder={"epsilon_pld": "small"}), "numbers below 0 or none at all"),
+        (stating(delta=None), "numbers below 0 or none at all"),
+        (stating(delta="1e-5"), "numbers below 0 or none at all"),
+        (stating(accountant="moments"), "accountant='moments'"),
         (damaged_flags, "config.json is damaged"),
     ],
 )

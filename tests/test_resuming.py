@@ -466,6 +466,18 @@ def test_full_disk_is_one_line_and_can_be_resumed(command, monkeypatch, write):
         assert write == 4, "only a run that was not charged yet may leave nothing"
 
 
+def test_file_that_cannot_be_placed_leaves_the_old_one(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    file = tmp_path / "file"
+    durable.write_atomically(file, b"old")
+    monkeypatch.setattr(durable.os, "fsync", full)
+    with pytest.raises(durable.StorageError, match="No space left"):
+        durable.write_atomically(file, b"new")
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
 # --- any sequence of fits, kills, resumes and refusals ---
 
 
