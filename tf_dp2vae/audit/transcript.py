@@ -23,7 +23,6 @@ from tf_dp2vae.accounting import (
     GRADIENT_SUM,
     LATENT_MOMENTS,
     Event,
-    Plan,
     Privacy,
 )
 from tf_dp2vae.dreams import frequency_basis
@@ -231,7 +230,7 @@ def _far_features(images: np.ndarray) -> np.ndarray:
     return 4.0 * images.reshape(len(images), -1)[:, :2]
 
 
-def _without_noise(plan: Plan, mechanism: str | None) -> Plan:
+def _without_noise(plan: planning.Plan, mechanism: str | None) -> planning.Plan:
     if mechanism == GRADIENT_SUM:
         return replace(plan, noise_multiplier=_HARDLY_ANY)
     releases = (replace(e, noise_multiplier=_HARDLY_ANY) if e.mechanism == mechanism else e for e in plan.releases)
