@@ -80,6 +80,31 @@ def test_what_the_ledger_holds_already_is_counted():
     assert calibrated.noise_multiplier > plan(Privacy(1.0, 1e-5), 0.1, 20).noise_multiplier
 
 
+@pytest.mark.parametrize("accountant, tolerance", [("rdp", 3e-4), ("pld", 5e-3)])
+def test_noise_is_what_a_search_by_dp_accounting_finds(accountant, tolerance):
+    held, relation = Event("class statistics", 6.0), dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+    fresh = {
+        "rdp": lambda: dp_accounting.rdp.RdpAccountant(accounting.RDP_ORDERS, relation),
+        # Coarser than ours, to take seconds.
+        "pld": lambda: dp_accounting.pld.PLDAccountant(relation, value_discretization_interval=1e-3),
+    }
+    found = dp_accounting.calibrate_dp_mechanism(
+        fresh[accountant],
+        lambda sigma: dp_accounting.ComposedDpEvent([held.dp_event(), Event("steps", sigma, 0.2, 4).dp_event()]),
+        1.5,
+        1e-5,
+        dp_accounting.ExplicitBracketInterval(1.0, 3.0),
+        tol=1e-4,
+    )
+    calibrated = plan(Privacy(1.5, 1e-5, accountant), 0.2, 4, {}, (held,))
+    assert calibrated.noise_multiplier == pytest.approx(found, abs=tolerance)
+
+
+def test_an_epsilon_that_no_noise_reaches_is_refused():
+    with pytest.raises(InvalidInputError, match=r"epsilon=0.0001 with delta=1e-12: no noise level.*larger epsilon"):
+        plan(Privacy(1e-4, 1e-12), 0.5, 10)
+
+
 def test_pld_goes_on_where_the_ledger_is_full_by_rdp():
     target = 1.05
     held = plan(Privacy(1.0, 1e-5, "pld"), 1.0, 20, SHARES).events

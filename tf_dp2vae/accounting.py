@@ -106,6 +106,11 @@ def lacking(events: Iterable[Event], among: Iterable[Event]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(event.mechanism for event in missing))
 
 
+def composed(events: Iterable[Event]) -> dp_accounting.DpEvent:
+    """All of them together, as `dp_accounting` writes it."""
+    return dp_accounting.ComposedDpEvent([event.dp_event() for event in events])
+
+
 def accountant_of(name: AccountantName) -> dp_accounting.PrivacyAccountant:
     """A new one of dp_accounting's."""
     check_choice(ACCOUNTANTS, accountant=name)
@@ -128,8 +133,7 @@ def epsilon(events: Sequence[Event], delta: float, accountant: AccountantName = 
 
 @functools.lru_cache(maxsize=256)  # progress, statement and guards ask the same again; each takes up to seconds
 def _epsilon(events: tuple[Event, ...], delta: float, accountant: AccountantName) -> float:
-    composed = dp_accounting.ComposedDpEvent([event.dp_event() for event in events])
-    return float(accountant_of(accountant).compose(composed).get_epsilon(delta))
+    return float(accountant_of(accountant).compose(composed(events)).get_epsilon(delta))
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")

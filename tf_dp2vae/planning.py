@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import dp_accounting
-from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError, NoOptimumFoundError
+from scipy import optimize
 
 from tf_dp2vae.accounting import (
     GRADIENT_SUM,
@@ -16,8 +16,8 @@ from tf_dp2vae.accounting import (
     Event,
     Privacy,
     accountant_of,
+    composed,
     epsilon,
-    merged,
 )
 from tf_dp2vae.validation import InvalidInputError, check
 
@@ -64,6 +64,8 @@ _LEAST_NOISE, _SLOW_NOISE = 0.05, 0.4
 the second PLD is not asked, for it would take minutes."""
 _MOST_NOISE = 1e6
 """Beyond it no search goes."""
+_TOLERANCE = 1e-4
+"""By so much σ may exceed the least that would do."""
 
 
 def plan(
@@ -111,62 +113,55 @@ def plan(
 
 def _noise_multiplier(privacy: Privacy, spent: Sequence[Event], make_events: MakeEvents) -> float:
     """The smallest σ (to 1e-4, but no less than `_LEAST_NOISE`) at which `spent` and `make_events(σ)` are in the budget."""
-    if epsilon([*spent, *make_events(_LEAST_NOISE)], privacy.delta) <= privacy.epsilon:
+    by_rdp = _overspending(replace(privacy, accountant="rdp"), spent, make_events)
+    if by_rdp(_LEAST_NOISE) <= 0:
         return _LEAST_NOISE
-    if privacy.accountant == "pld":
-        return _noise_multiplier_by_pld(privacy, spent, make_events)
-    return _root(privacy, spent, make_events, dp_accounting.LowerEndpointAndGuess(_LEAST_NOISE, 1.0))
-
-
-def _noise_multiplier_by_pld(privacy: Privacy, spent: Sequence[Event], make_events: MakeEvents) -> float:
-    """Begins at RDP's answer, which is never less, and goes down, since PLD composes slowly where σ is small.
-
-    Where RDP has none, because the ledger is full by its looser count, the search begins at 1 and goes up.
-    """
-
-    def fits(sigma: float) -> bool:
-        return epsilon([*spent, *make_events(sigma)], privacy.delta, "pld") <= privacy.epsilon
-
     try:
-        high = _noise_multiplier(replace(privacy, accountant="rdp"), spent, make_events)
+        sigma = _least_that_fits(privacy, by_rdp, guess=1.0, stride=2.0, floor=_LEAST_NOISE)
     except InvalidInputError:
-        high = 1.0
-    if high <= _SLOW_NOISE:
-        return high
-    while not fits(high):
+        # What is full by RDP's looser count may have room by PLD's.
+        if privacy.accountant == "rdp":
+            raise
+        sigma = 1.0
+    if privacy.accountant == "rdp" or sigma <= _SLOW_NOISE:
+        return sigma
+    by_pld = _overspending(privacy, spent, make_events)
+    return _least_that_fits(privacy, by_pld, guess=sigma, stride=1.25, floor=_SLOW_NOISE)
+
+
+def _overspending(privacy: Privacy, spent: Sequence[Event], make_events: MakeEvents) -> Callable[[float], float]:
+    """How far beyond ε `spent` and `make_events(σ)` are, by σ. `spent` is composed once, however many σ are tried."""
+    before = accountant_of(privacy.accountant).compose(composed(spent))
+
+    @functools.cache
+    def overspending(sigma: float) -> float:
+        accountant = copy.deepcopy(before).compose(composed(make_events(sigma)))
+        return float(accountant.get_epsilon(privacy.delta)) - privacy.epsilon
+
+    return overspending
+
+
+def _least_that_fits(
+    privacy: Privacy, overspending: Callable[[float], float], guess: float, stride: float, floor: float
+) -> float:
+    """The smallest σ of at least `floor` that overspends nothing, to `_TOLERANCE` and on the side of more noise.
+
+    Goes up from `guess` by doubling, or down by `stride`, for small σ compose slowly; the root lies between the last two.
+    """
+    high = guess
+    while overspending(high) > 0:
         if high > _MOST_NOISE:
-            raise _out_of_reach(privacy, f"σ = {high:g} does not")
+            raise InvalidInputError(
+                f"epsilon={privacy.epsilon:g} with delta={privacy.delta:g}: no noise level reaches it (σ = {high:g} does "
+                "not). Choose a larger epsilon or fewer steps."
+            )
         high *= 2
-    low = max(_SLOW_NOISE, 0.3 * high)
-    while fits(low):
-        if low == _SLOW_NOISE:
-            return low
-        low, high = max(_SLOW_NOISE, 0.3 * low), low
-    return _root(privacy, spent, make_events, dp_accounting.ExplicitBracketInterval(low, high))
-
-
-def _root(privacy: Privacy, spent: Sequence[Event], make_events: MakeEvents, bracket: Any) -> float:
-    """The σ in the bracket at which ε is reached, on the side of more noise."""
-
-    def compose(sigma: float) -> dp_accounting.DpEvent:
-        return dp_accounting.ComposedDpEvent([event.dp_event() for event in merged([*spent, *make_events(sigma)])])
-
-    try:
-        sigma = dp_accounting.calibrate_dp_mechanism(
-            lambda: accountant_of(privacy.accountant),
-            compose,
-            privacy.epsilon,
-            privacy.delta,
-            bracket_interval=bracket,
-            tol=1e-4,
-        )
-    except (ValueError, RuntimeError, ArithmeticError, NoBracketIntervalFoundError, NoOptimumFoundError) as error:
-        raise _out_of_reach(privacy, str(error)) from error
-    return float(sigma)
-
-
-def _out_of_reach(privacy: Privacy, why: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"epsilon={privacy.epsilon:g} with delta={privacy.delta:g}: no noise level reaches it ({why}). "
-        "Choose a larger epsilon or fewer steps."
-    )
+    low = max(floor, high / (stride if high == guess else 2))
+    while overspending(low) <= 0:
+        if low == floor:
+            return floor
+        low, high = max(floor, low / stride), low
+    sigma = float(optimize.brentq(overspending, low, high, xtol=_TOLERANCE))
+    while overspending(sigma) > 0:
+        sigma = min(sigma + _TOLERANCE, high)
+    return sigma
