@@ -6,6 +6,7 @@ import os
 import re
 import zlib
 from contextlib import contextmanager
+from functools import cache
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -13,9 +14,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from dp_accounting.rdp import rdp_privacy_accountant
 from hypothesis import settings
 
-from tf_dp2vae import model, planning, randomness
+from tf_dp2vae import model, randomness
 from tf_dp2vae.gradients import plain_apply
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
@@ -187,18 +189,10 @@ def repeatable_entropy():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def remembered_plans():
-    """Calibrates equal plans once: it takes seconds, and many models here are trained alike."""
-    calibrate, known = planning.plan, {}
-
-    def plan(*arguments):
-        key = repr(arguments)
-        if key not in known:
-            known[key] = calibrate(*arguments)
-        return known[key]
-
+def remembered_divergences():
+    """Takes equal Rényi divergences once: calibration takes seconds, and many models here are trained alike."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "plan", plan)
+        patch.setattr(rdp_privacy_accountant, "_compute_log_a", cache(rdp_privacy_accountant._compute_log_a))
         yield
 
 
