@@ -8,6 +8,7 @@ from conftest import CLASSES, DREAMS, SHAPE, Silence, images_and_labels, tiny_mo
 
 from tf_dp2vae.accounting import FEATURE_MEANS, Event
 from tf_dp2vae.baselines import StatisticsAlone
+from tf_dp2vae.judge import Judge
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.moments import Moments
@@ -26,10 +27,11 @@ def stroke_records(num=60, classes=CLASSES):
     return Records(images, labels if classes else None, classes)
 
 
-def refined(sigma, noise=None, classes=CLASSES, **arguments):
+def refined(sigma, noise=None, classes=CLASSES, contrast=1.0, **arguments):
     """A fresh model that was refined on the strokes, its mean features before and after, and those of the records."""
     keras.utils.set_random_seed(1)
     model, records = tiny_model(classes), stroke_records(classes=classes)
+    model.contrast.gain.assign(contrast)
     model.plan = Plan((Event(FEATURE_MEANS, sigma),), 1.0, 0.5, 1)
     model.mechanisms = Mechanisms(Ledger(), noise or Silence())
     before = model.decoder.get_weights()
@@ -47,7 +49,7 @@ def refined(sigma, noise=None, classes=CLASSES, **arguments):
 def samples(model, num=300):
     labels = np.arange(num) % max(model.num_classes, 1)
     latent = model.latent_prior.sample(tf.constant(labels, tf.int32), tf.constant([5, 9]))
-    return tf.sigmoid(model.decode(latent, tf.constant(labels, tf.int32))).numpy(), labels
+    return model.contrast(model.decode(latent, tf.constant(labels, tf.int32))).numpy(), labels
 
 
 def mean_features(model, images, labels):
@@ -81,7 +83,7 @@ def test_matching_does_not_make_samples_alike():
     model.plan = Plan((Event(FEATURE_MEANS, 1e-9),), 1.0, 0.5, 1)
     model.mechanisms = Mechanisms(Ledger(), Silence())
     own = Records(np.round(255 * images).astype(np.uint8), labels.astype(np.int32), CLASSES)
-    Refinement(steps=200, anchor=0.0, learning_rate=3e-3).run(model, own)
+    Refinement(steps=200, anchor=0.0, learning_rate=3e-3, gain=1.0).run(model, own)
     assert spread(samples(model, 3000)[0]) > 0.95 * spread(images)
 
 
@@ -107,6 +109,19 @@ def test_no_steps_leave_the_decoder_alone_and_still_teach_the_judge():
     assert (model.judge(tf.constant(images)).numpy().argmax(1) == labels).all()
 
 
+@pytest.mark.parametrize("steps, gain", [(2, 2.5), (0, 1.7)])
+def test_contrast_is_raised_where_samples_are_matched_to_something(monkeypatch, steps, gain):
+    seen, normalise = [], Judge.normalise
+    monkeypatch.setattr(Judge, "normalise", lambda judge, images: seen.append(images) or normalise(judge, images))
+    model, _ = refined(1e-9, contrast=1.7, steps=steps, gain=2.5)
+    assert float(model.contrast.gain) == pytest.approx(gain)
+    # What features are compared in is made of samples that have that contrast.
+    stretched = np.log(seen[0]) - np.log1p(-seen[0])
+    model, _ = refined(1e-9, contrast=1.0, steps=0)
+    plain = np.log(seen[1]) - np.log1p(-seen[1])
+    np.testing.assert_allclose(stretched, gain * plain, rtol=1e-3, atol=1e-4)
+
+
 def test_trust_is_the_share_of_signal():
     answer = Moments(None, np.array([[4.0, 8.0], [1.0, 0.0]]), np.zeros((1, 0, 0)), np.inf, 2.0, np.inf)
     target = Target.of(answer, np.array([4.0, 0.0]))
@@ -122,6 +137,7 @@ def test_trust_is_the_share_of_signal():
         ({"steps": -1}, "steps=-1"),
         ({"candidates": 0}, "candidates"),
         ({"anchor": -1.0}, "anchor"),
+        ({"gain": 0.0}, "gain=0.0"),
     ],
 )
 def test_values_out_of_bounds_are_refused(arguments, word):

@@ -3,7 +3,8 @@
 A decoder shows the mean of all that it is unsure about, so its samples are greyer than records. One gain on the logits,
 x = sigmoid(g·logits), takes back the part of that which one number can take back. The gain is read off an answer that is
 there already: the class statistics hold the records' second moments at low frequencies, hence their mean energy E‖Qᵀx‖².
-Digits, which are black or white, come out stretched; clothes, which are grey by themselves, stay as they are.
+Digits, which are black or white, come out stretched. Of clothes it says little, for their energy hardly moves with the gain.
+So where samples are matched to released features afterwards, a fixed gain takes its place (`refinement`).
 
 Everything here is post-processing of answers: no record is touched, and it costs nothing.
 """
