@@ -1,9 +1,9 @@
-"""What the matched contrast does to FID and KID: one release's samples as they are, and with the gain taken out again.
+"""What the contrast does to FID and KID: one release's samples as they are, and with the gain taken out again.
 
     python benchmarks/contrast.py runs/mnist-dreams-eps1-seed0
 
-A line a gain, against as many real test images. Nothing was chosen by these numbers: the gain comes from a released energy.
-Rows go to benchmarks/results/contrast.json.
+A line a gain, against as many real test images. Nothing was chosen by these numbers. Where there was refinement, the decoder
+was matched at its gain. Rows go to benchmarks/results/contrast.json.
 """
 
 from __future__ import annotations
