@@ -13,6 +13,7 @@ from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.planning import Plan
 from tf_dp2vae.records import FULL_SCALE
+from tf_dp2vae.refinement import Refinement
 
 
 def test_energy_is_what_the_class_statistics_tell_without_noise():
@@ -39,6 +40,14 @@ def test_gain_stays_between_one_and_three_whatever_was_released(share, gain):
     model.contrast.energy.assign(share * energy_of_strokes(1.0))
     model.contrast.match(model)
     assert float(model.contrast.gain) == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("steps, gain", [(1, 2.2), (0, 1.6)])
+def test_a_refinement_that_matches_samples_brings_its_own_gain(steps, gain):
+    model = decoding_to_strokes(refinement=Refinement(steps=steps, gain=2.2))
+    model.contrast.energy.assign(energy_of_strokes(1.6))
+    model.contrast.match(model)
+    assert float(model.contrast.gain) == pytest.approx(gain, rel=0.06)
 
 
 def test_nothing_released_changes_nothing():
@@ -74,9 +83,9 @@ def test_dreams_remember_the_energy_that_was_released():
     assert float(model.contrast.energy) == pytest.approx(expected, rel=1e-4)
 
 
-def decoding_to_strokes():
+def decoding_to_strokes(**arguments):
     """Whatever the latent, four pixels have logit 2 and sixty have logit −3."""
-    model = tiny_model()
+    model = tiny_model(**arguments)
     for variable in model.decoder.trainable_variables:
         variable.assign(np.zeros(variable.shape))
     image = np.where(np.arange(64) % 16 == 5, 2.0, -3.0)

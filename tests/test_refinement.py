@@ -8,7 +8,6 @@ from conftest import CLASSES, DREAMS, SHAPE, Silence, images_and_labels, tiny_mo
 
 from tf_dp2vae.accounting import FEATURE_MEANS, Event
 from tf_dp2vae.baselines import StatisticsAlone
-from tf_dp2vae.judge import Judge
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.moments import Moments
@@ -27,11 +26,10 @@ def stroke_records(num=60, classes=CLASSES):
     return Records(images, labels if classes else None, classes)
 
 
-def refined(sigma, noise=None, classes=CLASSES, contrast=1.0, **arguments):
+def refined(sigma, noise=None, classes=CLASSES, **arguments):
     """A fresh model that was refined on the strokes, its mean features before and after, and those of the records."""
     keras.utils.set_random_seed(1)
     model, records = tiny_model(classes), stroke_records(classes=classes)
-    model.contrast.gain.assign(contrast)
     model.plan = Plan((Event(FEATURE_MEANS, sigma),), 1.0, 0.5, 1)
     model.mechanisms = Mechanisms(Ledger(), noise or Silence())
     before = model.decoder.get_weights()
@@ -49,7 +47,7 @@ def refined(sigma, noise=None, classes=CLASSES, contrast=1.0, **arguments):
 def samples(model, num=300):
     labels = np.arange(num) % max(model.num_classes, 1)
     latent = model.latent_prior.sample(tf.constant(labels, tf.int32), tf.constant([5, 9]))
-    return model.contrast(model.decode(latent, tf.constant(labels, tf.int32))).numpy(), labels
+    return tf.sigmoid(model.decode(latent, tf.constant(labels, tf.int32))).numpy(), labels
 
 
 def mean_features(model, images, labels):
@@ -83,7 +81,7 @@ def test_matching_does_not_make_samples_alike():
     model.plan = Plan((Event(FEATURE_MEANS, 1e-9),), 1.0, 0.5, 1)
     model.mechanisms = Mechanisms(Ledger(), Silence())
     own = Records(np.round(255 * images).astype(np.uint8), labels.astype(np.int32), CLASSES)
-    Refinement(steps=200, anchor=0.0, learning_rate=3e-3, gain=1.0).run(model, own)
+    Refinement(steps=200, anchor=0.0, learning_rate=3e-3).run(model, own)
     assert spread(samples(model, 3000)[0]) > 0.95 * spread(images)
 
 
@@ -107,19 +105,6 @@ def test_no_steps_leave_the_decoder_alone_and_still_teach_the_judge():
     np.testing.assert_array_equal(before, after)
     images, labels = stroke_records()._images / np.float32(255), stroke_records()._labels
     assert (model.judge(tf.constant(images)).numpy().argmax(1) == labels).all()
-
-
-@pytest.mark.parametrize("steps, gain", [(2, 2.5), (0, 1.7)])
-def test_contrast_is_raised_where_samples_are_matched_to_something(monkeypatch, steps, gain):
-    seen, normalise = [], Judge.normalise
-    monkeypatch.setattr(Judge, "normalise", lambda judge, images: seen.append(images) or normalise(judge, images))
-    model, _ = refined(1e-9, contrast=1.7, steps=steps, gain=2.5)
-    assert float(model.contrast.gain) == pytest.approx(gain)
-    # What features are compared in is made of samples that have that contrast.
-    stretched = np.log(seen[0]) - np.log1p(-seen[0])
-    model, _ = refined(1e-9, contrast=1.0, steps=0)
-    plain = np.log(seen[1]) - np.log1p(-seen[1])
-    np.testing.assert_allclose(stretched, gain * plain, rtol=1e-3, atol=1e-4)
 
 
 def test_trust_is_the_share_of_signal():
@@ -160,6 +145,11 @@ def test_release_is_charged_last_and_within_the_budget(judged):
     model, _ = judged
     assert model.ledger.events[-1].mechanism == FEATURE_MEANS
     assert 0.99 < model.ledger.epsilon(1e-5) <= 1.0
+
+
+def test_samples_are_matched_at_the_contrast_of_the_refinement(judged):
+    model, _ = judged
+    assert float(model.contrast.gain) == model.refinement.gain == 3.0
 
 
 def test_equal_seeds_give_equal_samples_whatever_their_number(judged):

@@ -1,10 +1,10 @@
-"""Contrast: samples are stretched until they hold as much energy as records do.
+"""Contrast: samples are stretched, for a decoder shows them greyer than records are.
 
 A decoder shows the mean of all that it is unsure about, so its samples are greyer than records. One gain on the logits,
 x = sigmoid(g·logits), takes back the part of that which one number can take back. The gain is read off an answer that is
 there already: the class statistics hold the records' second moments at low frequencies, hence their mean energy E‖Qᵀx‖².
 Digits, which are black or white, come out stretched. Of clothes it says little, for their energy hardly moves with the gain.
-So where samples are matched to released features afterwards, a fixed gain takes its place (`refinement`).
+So where samples are matched to released features afterwards, the gain is a fixed one (`refinement`).
 
 Everything here is post-processing of answers: no record is touched, and it costs nothing.
 """
@@ -49,7 +49,10 @@ class Contrast(keras.Layer):
         return tf.sigmoid(self.gain.value * logits)
 
     def match(self, model: DP2VAE) -> None:
-        """Sets the gain at which samples of the model come nearest to the released energy, if one was released."""
+        """Sets the refinement's gain where it matches samples, else that which brings them nearest a released energy."""
+        if model.refinement is not None and model.refinement.steps:
+            self.gain.assign(model.refinement.gain)
+            return
         if not float(self.energy):
             return
         key = tf.constant([model.seed, _SAMPLES])

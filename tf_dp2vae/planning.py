@@ -89,6 +89,7 @@ def plan(
 
     Raises:
       BudgetExceededError: the ledger has spent ε already; the message quotes both numbers.
+      InvalidInputError: shares leave nothing for the steps, or no noise is enough for so small an ε.
     """
     shares = shares or {}
     before = epsilon(spent, privacy.delta, privacy.accountant)

@@ -3,8 +3,7 @@
 The last release tells the mean of each class's scattering features (`scattering`). It is used twice, for nothing more:
 
   1. *Matching.* The decoder is trained on its own samples until their mean features are the released ones, while it is held
-     near the images that DP-SGD taught it, with their contrast raised. This takes the marks of DP-SGD's noise out of the
-     samples, and puts edges in.
+     near the images that DP-SGD taught it. This takes the marks of DP-SGD's noise out of the samples, and puts edges in.
   2. *Judging.* Fisher's discriminant between the released means chooses among candidates whenever the sampler is asked
      for an image of a class (`judge`).
 
@@ -51,7 +50,7 @@ class Refinement(Configuration):
       share: part of the budget for the release.
       steps: of the matching, 240 samples each.
       learning_rate: of Adam at its start; it falls along a cosine.
-      gain: on samples' logits, before the matching and for good, in place of the one read off their energy (`contrast`).
+      gain: on the logits of samples that are matched, before the matching and for good (`contrast`).
       anchor: weight of the squared distance, in pixels, from the images before the matching.
       candidates: how many samples the judge chooses one from; 1 turns it off.
     """
@@ -85,10 +84,8 @@ class Refinement(Configuration):
         return "refinement: samples matched to means of features, and a judge among them"
 
     def run(self, model: DP2VAE, records: Records) -> None:
-        """Raises the contrast, asks for the release, matches the decoder to it, and sets the model's judge."""
+        """Asks for the release, matches the model's decoder to it, and sets the model's judge."""
         judge, samples = model.judge, _Samples(model)
-        if self.steps:
-            model.contrast.gain.assign(self.gain)
         judge.normalise(samples.images(_balanced(model, _NORMALISED_ON)))
         featured = tf.function(judge.features, reduce_retracing=True)
         answer = model.pretraining.feature_means(model, records, lambda images: featured(tf.constant(images)).numpy())
