@@ -105,6 +105,15 @@ def test_an_epsilon_that_no_noise_reaches_is_refused():
         plan(Privacy(1e-4, 1e-12), 0.5, 10)
 
 
+def test_an_epsilon_that_rounding_hides_is_refused_in_the_same_words(monkeypatch):
+    def rounded_below_zero(accountant, delta):
+        raise ValueError("Renyi divergence cannot be negative.")
+
+    monkeypatch.setattr(dp_accounting.rdp.RdpAccountant, "get_epsilon", rounded_below_zero)
+    with pytest.raises(InvalidInputError, match=r"epsilon=0.001 .*no noise level.*cannot be negative.*larger epsilon"):
+        plan(Privacy(1e-3, 1e-5), 0.5, 10)
+
+
 def test_pld_goes_on_where_the_ledger_is_full_by_rdp():
     target = 1.05
     held = plan(Privacy(1.0, 1e-5, "pld"), 1.0, 20, SHARES).events

@@ -136,8 +136,11 @@ def _overspending(privacy: Privacy, spent: Sequence[Event], make_events: MakeEve
 
     @functools.cache
     def overspending(sigma: float) -> float:
-        accountant = copy.deepcopy(before).compose(composed(make_events(sigma)))
-        return float(accountant.get_epsilon(privacy.delta)) - privacy.epsilon
+        try:
+            accountant = copy.deepcopy(before).compose(composed(make_events(sigma)))
+            return float(accountant.get_epsilon(privacy.delta)) - privacy.epsilon
+        except (ValueError, ArithmeticError) as error:  # what rounding leaves of hardly any loss may be negative
+            raise _out_of_reach(privacy, f"σ = {sigma:g}: {error}") from error
 
     return overspending
 
@@ -152,10 +155,7 @@ def _least_that_fits(
     high = guess
     while overspending(high) > 0:
         if high > _MOST_NOISE:
-            raise InvalidInputError(
-                f"epsilon={privacy.epsilon:g} with delta={privacy.delta:g}: no noise level reaches it (σ = {high:g} does "
-                "not). Choose a larger epsilon or fewer steps."
-            )
+            raise _out_of_reach(privacy, f"σ = {high:g} does not")
         high *= 2
     low = max(floor, high / (stride if high == guess else 2))
     while overspending(low) <= 0:
@@ -166,3 +166,10 @@ def _least_that_fits(
     while overspending(sigma) > 0:
         sigma = min(sigma + _TOLERANCE, high)
     return sigma
+
+
+def _out_of_reach(privacy: Privacy, why: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"epsilon={privacy.epsilon:g} with delta={privacy.delta:g}: no noise level reaches it ({why}). "
+        "Choose a larger epsilon or fewer steps."
+    )
