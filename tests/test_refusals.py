@@ -391,3 +391,109 @@ def test_fewer_than_no_samples_are_refused(trained, name):
     arguments = (-1, 1, 1) if name == "sample" else (-1, 1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="num must be at least 0"):
         getattr(model.sampler(), name)(*arguments)
+
+
+UNUSABLE_IMAGES = {
+    "int64 pixels": (IMAGES.astype(np.int64), LABELS, "uint8"),
+    "floats beyond 1": (IMAGES.astype(np.float32), LABELS, "scale"),
+    "labels outside": (IMAGES, LABELS + 1, "0 to 2"),
+    "a column of labels": (IMAGES, LABELS[:, None], "ravel"),
+    "one-hot labels": (IMAGES, np.eye(CLASSES)[LABELS], "one whole number"),
+    "another shape": (np.zeros((48, 12, 12)), LABELS, "12×12×1"),
+}
+
+
+@pytest.mark.parametrize("images, labels, words", UNUSABLE_IMAGES.values(), ids=UNUSABLE_IMAGES)
+def test_what_fit_refuses_of_arrays_is_not_measured_either(images, labels, words):
+    model = tiny_model()
+    with pytest.raises(InvalidInputError, match=words):
+        model.evaluate(images, labels, verbose=0)
+    with pytest.raises(InvalidInputError, match=words):
+        model.predict((images, labels), verbose=0)
+
+
+def test_weights_of_metrics_are_refused_by_name():
+    model = tiny_model()
+    with pytest.raises(InvalidInputError, match="sample_weight"):
+        model.evaluate(IMAGES, LABELS, sample_weight=np.ones(48), verbose=0)
+    with pytest.raises(InvalidInputError, match="sample_weight"):
+        model.test_on_batch(IMAGES, LABELS, sample_weight=np.ones(48))
+    assert np.isfinite(model.test_on_batch(IMAGES, LABELS)).all()
+
+
+def test_labels_beside_an_unlabelled_model_are_refused():
+    model = tiny_model(0)
+    with pytest.raises(InvalidInputError, match="leave y out"):
+        model.evaluate(IMAGES, LABELS, verbose=0)
+
+
+@pytest.mark.parametrize("seed", [-1, None, 10**6, 0.5, np.int64(3)])
+def test_a_seed_that_cannot_be_used_is_refused_before_anything_is_charged(seed):
+    with pytest.raises(InvalidInputError, match="seed="):
+        tiny_model(seed=seed)
+
+
+class Shifted(keras.layers.Layer):
+    """Cannot be copied: what its constructor takes stands in no config."""
+
+    def __init__(self, by, **kwargs):
+        super().__init__(**kwargs)
+        self.by = by
+
+    def call(self, inputs):
+        return inputs + self.by
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [keras.layers.Lambda(lambda logits: 2 * logits), Shifted(tf.constant(1.0))],
+    ids=["Lambda", "a layer of one's own"],
+)
+def test_a_decoder_that_sleep_could_not_copy_is_refused_when_it_is_built(layer):
+    decoder = build_decoder(SHAPE, LATENT, CLASSES, width=2)
+    changed = keras.Model(decoder.inputs, layer(decoder.outputs[0]), name="mine")
+    with pytest.raises(InvalidInputError, match="mine cannot be copied.*get_config"):
+        DP2VAE(build_encoder(SHAPE, LATENT, CLASSES, width=1), changed)
+
+
+@pytest.mark.parametrize("shape", [(64,), (8, 8), (None, None, 1)], ids=str)
+def test_networks_of_no_images_are_refused_with_an_input_that_would_do(shape):
+    image, latent = keras.Input(shape), keras.Input((LATENT,))
+    flat = keras.layers.Flatten()(image) if None not in shape else keras.layers.GlobalAveragePooling2D()(image)
+    encoder = keras.Model(image, [keras.layers.Dense(LATENT)(flat), keras.layers.Dense(LATENT)(flat)])
+    if None in shape:
+        grid = keras.layers.Reshape((1, 1, LATENT))(latent)
+        decoder = keras.Model(latent, keras.layers.Conv2DTranspose(1, 8)(grid))
+        encoder = keras.Model(image, encoder(image))
+    else:
+        decoder = keras.Model(latent, keras.layers.Reshape(shape)(keras.layers.Dense(64)(latent)))
+    with pytest.raises(InvalidInputError, match=r"no image of a fixed size.*keras.Input\(\(28, 28, 1\)\)"):
+        DP2VAE(encoder, decoder)
+
+
+@pytest.mark.parametrize(
+    "build, name",
+    [
+        (lambda: Privacy(epsilon=np.int64(1)), "epsilon"),
+        (lambda: Privacy(delta=np.float32(1e-5)), "delta"),
+        (lambda: Dreams(learning_rate=np.float32(1e-3)), "learning_rate"),
+        (lambda: Dreams(statistics_share=np.float32(0.1)), "statistics_share"),
+        (lambda: Checkpoints(seconds=np.float32(1)), "checkpoint_seconds"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_numbers_of_numpy_are_refused_with_the_conversion(build, name):
+    with pytest.raises(InvalidInputError, match=rf"{name}=.* must be a number: convert it, float\({name}\)"):
+        build()
+
+
+@pytest.mark.parametrize("value", [True, "1", None])
+def test_what_is_no_number_is_no_epsilon(value):
+    with pytest.raises(InvalidInputError, match="epsilon=.* must be a number"):
+        Privacy(epsilon=value)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_checkpoints_at_no_time_are_refused(seconds):
+    with pytest.raises(InvalidInputError, match="checkpoint_seconds=.* at least 0"):
+        Checkpoints(seconds=seconds)

@@ -19,7 +19,7 @@ import keras
 from dp_accounting import pld, rdp
 
 from tf_dp2vae.configuration import Configuration
-from tf_dp2vae.validation import InvalidInputError, check, check_choice
+from tf_dp2vae.validation import InvalidInputError, check, check_choice, check_number
 
 AccountantName = Literal["rdp", "pld"]
 ACCOUNTANTS = ("rdp", "pld")
@@ -154,17 +154,18 @@ class Privacy(Configuration):
     l2_norm_clip: float = 1.0
 
     def __post_init__(self) -> None:
+        check_number(epsilon=self.epsilon, delta=self.delta, l2_norm_clip=self.l2_norm_clip)
         check(
-            isinstance(self.epsilon, (int, float)) and math.isfinite(self.epsilon) and 0 < self.epsilon <= 1000,
+            math.isfinite(self.epsilon) and 0 < self.epsilon <= 1000,
             f"epsilon={self.epsilon!r} must lie in (0, 1000]: smaller is more private, 1 is a common choice.",
         )
         check(
-            isinstance(self.delta, (int, float)) and 0 < self.delta < 1,
+            0 < self.delta < 1,
             f"delta={self.delta!r} must lie strictly between 0 and 1: 1e-5 is common, 1/N is too much.",
         )
         check_choice(ACCOUNTANTS, accountant=self.accountant)
         check(
-            isinstance(self.l2_norm_clip, (int, float)) and _LEAST_CLIP <= self.l2_norm_clip <= 1 / _LEAST_CLIP,
+            _LEAST_CLIP <= self.l2_norm_clip <= 1 / _LEAST_CLIP,
             f"l2_norm_clip={self.l2_norm_clip!r} must lie in [{_LEAST_CLIP:g}, {1 / _LEAST_CLIP:g}]: beyond, float32 norms "
             "are no bound, and without a clip there is none.",
         )

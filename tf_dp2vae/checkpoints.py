@@ -13,6 +13,7 @@ remembers agrees. Whoever keeps copies of a run must not resume two of them.
 from __future__ import annotations
 
 import enum
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from tf_dp2vae.durable import WAY_OUT, DamagedFileError, pack, storing, unpack, 
 from tf_dp2vae.ledger import Ledger, new_identity
 from tf_dp2vae.planning import Plan
 from tf_dp2vae.terms import Terms, check_same_terms
-from tf_dp2vae.validation import check
+from tf_dp2vae.validation import check, check_number
 
 _NETWORKS = "networks"
 _ROUNDING = 1 + 1e-6
@@ -81,7 +82,12 @@ class Checkpoints:
         Args:
           folder: the run's private folder, which exists; `checkpoints` and `answers` go below it.
           seconds: time between two checkpoints; 0 makes one at every step. No effect on what comes out.
+
+        Raises:
+          InvalidInputError: seconds are no finite number of at least 0.
         """
+        check_number(checkpoint_seconds=seconds)
+        check(0 <= seconds < math.inf, f"checkpoint_seconds={seconds!r} must be a finite number of at least 0.")
         self.folder = None if folder is None else Path(folder)
         self._folder = self.folder and self.folder / "checkpoints"
         self._seconds, self._saved_at, self._number = seconds, 0.0, 0

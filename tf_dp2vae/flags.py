@@ -20,9 +20,8 @@ from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.recipes import RECIPES, FamilyName, Recipe, ScheduleName, batch_size_for, family_of
 from tf_dp2vae.records import Invalid
 from tf_dp2vae.refinement import Refinement
-from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_whole
+from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_seed, check_whole
 
-_MOST_SEED = 999_999
 MOST_CLASSES, LONGEST = 1000, 10_000_000
 _WIDEST, _DEEPEST, _MOST_AT_ONCE = 1024, 32, 65_536
 """Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
@@ -269,8 +268,3 @@ class TrainFlags:
         stem = f"{dataset.replace('/', '-')}-{self.pretrain}{spent}-seed{self.seed}"
         names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
         return next(name for name in names if not os.path.exists(self.runs / name))
-
-
-def check_seed(seed: int) -> None:
-    """Other seeds, of layers and of samples, are made from it and must not overflow."""
-    check_whole(minimum=0, maximum=_MOST_SEED, seed=seed)

@@ -6,13 +6,12 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.priors import NormalPrior, Prior
 from tf_dp2vae.records import Records, checked_records
 from tf_dp2vae.taps import is_graph
-from tf_dp2vae.validation import check, check_whole, times
+from tf_dp2vae.validation import InvalidInputError, check, check_whole, first_line, times
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -27,7 +26,8 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
     """The number of classes of a decoder, 0 without a label input, after checking that the two networks fit together.
 
     Raises:
-      InvalidInputError: they are no functional models, compute in reduced precision, or their shapes differ.
+      InvalidInputError: they are no functional models, compute in reduced precision, read no images, their shapes
+        differ, or the decoder cannot be copied.
     """
     for network in (encoder, decoder):
         check(
@@ -65,12 +65,24 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
     latents = [int(output.shape[-1]) for output in encoder.outputs] + [int(decoder.inputs[0].shape[-1])]
     check(len(set(latents)) == 1, f"latent sizes differ (mean, log-variance, decoder input): {latents}.")
     image, logits = tuple(encoder.inputs[0].shape[1:]), tuple(decoder.outputs[0].shape[1:])
+    check(
+        len(image) == 3 and None not in image,
+        f"the encoder reads {times(image)}, which is no image of a fixed size: build it with an input of (height, width, "
+        "channels), such as keras.Input((28, 28, 1)), and the decoder with such an output.",
+    )
     check(image == logits, f"the encoder reads images of {image}, the decoder writes {logits}: they must be equal.")
     sizes = [int(network.inputs[1].shape[-1]) if len(network.inputs) > 1 else 0 for network in (encoder, decoder)]
     check(
         sizes[0] in (0, sizes[1]),
         f"the encoder reads labels of {sizes[0]} classes, the decoder of {sizes[1]}: build both for the same label set.",
     )
+    try:
+        keras.models.clone_model(decoder)
+    except Exception as error:  # whatever a layer's constructor raises
+        raise InvalidInputError(
+            f"{decoder.name} cannot be copied, as sleep and refinement do ({first_line(error)}): build it from Keras's "
+            "layers without Lambda, or give layers of your own a get_config that tells what they take."
+        ) from error
     inputs = max(len(encoder.inputs), len(decoder.inputs))
     check(inputs <= 2, f"a network has {inputs} inputs: an image or a latent, and at most a one-hot label.")
     return sizes[1]
@@ -176,6 +188,16 @@ def check_ready(model: DP2VAE) -> None:
     check(replicas == 1, f"{replicas} replicas would each add noise and sum it: train under one.")
 
 
+def holds_images(x: Any) -> bool:
+    """Whether x is `Records` or an array, and no dataset or generator."""
+    return isinstance(x, Records) or hasattr(x, "__array__")
+
+
+def refuse_weights(sample_weight: Any) -> None:
+    """Refuses weights of images in metrics."""
+    check(sample_weight is None, "sample_weight is refused: metrics are means over all images. Leave it out.")
+
+
 def as_records(x: Any, y: Any, num_classes: int, image_shape: tuple[int, ...]) -> Records:
     """The records of a model's `fit`, checked against its label set and image shape."""
     if isinstance(x, Records):
@@ -187,8 +209,7 @@ def as_records(x: Any, y: Any, num_classes: int, image_shape: tuple[int, ...]) -
         )
         records = x
     else:
-        arrays = isinstance(x, np.ndarray) or hasattr(x, "__array__")
-        check(arrays, f"x is a {type(x).__name__}: Poisson sampling needs arrays, no generators or datasets.")
+        check(holds_images(x), f"x is a {type(x).__name__}: Poisson sampling needs arrays, no generators or datasets.")
         check(
             num_classes > 0 or y is None,
             "the model has no label input and y was given: leave y out, or build the decoder with a label input.",

@@ -19,9 +19,9 @@ from tf_dp2vae import objectives
 from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.gradients import Apply, plain_apply
 from tf_dp2vae.randomness import standard_normals
-from tf_dp2vae.refusals import check_networks
+from tf_dp2vae.refusals import check_networks, refuse_weights
 from tf_dp2vae.sampling import unit_interval
-from tf_dp2vae.validation import check, check_whole
+from tf_dp2vae.validation import check, check_seed, check_whole
 
 
 class VAE(keras.Model):
@@ -48,12 +48,13 @@ class VAE(keras.Model):
         """Args: the networks; K; how copies are moved; seed of the latent draws in ordinary training and evaluation.
 
         Raises:
-          InvalidInputError: networks whose shapes do not fit, or shifts that move an image out of itself.
+          InvalidInputError: networks whose shapes do not fit, shifts that move an image out of itself, or an unusable seed.
         """
         super().__init__(**kwargs)
         self.encoder, self.decoder = encoder, decoder
         self.num_classes = check_networks(encoder, decoder)
         check_whole(draws=draws)
+        check_seed(seed)
         if augmentation is not None:
             augmentation.check_fits(tuple(encoder.inputs[0].shape[1:]))
         self.latent_dim = int(decoder.inputs[0].shape[-1])
@@ -127,9 +128,8 @@ class VAE(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Mean ELBO of (images, labels) or images. A private number when the images are records."""
-        images, labels = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)
-        images = images[0] if isinstance(images, (tuple, list)) else images
-        images = images[..., None] if images.shape.rank == 3 else images
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        refuse_weights(sample_weight)
         if labels is None and not self.num_classes:
             labels = tf.zeros([tf.shape(images)[0]], tf.int32)
         check(labels is not None, "this model is conditional on the label: pass labels too.")

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+_MOST_SEED = 999_999
+
 
 class InvalidInputError(ValueError):
     """Something that the caller passed cannot be used. The message is one line, fit to be shown as it is."""
@@ -21,14 +23,21 @@ def check(condition: bool, message: str) -> None:
         raise InvalidInputError(message)
 
 
+def check_number(**values: float) -> None:
+    """Each value is a Python number: configurations are written to files, which hold no others."""
+    for name, value in values.items():
+        other = hasattr(value, "__float__") and not isinstance(value, (int, float))
+        check(
+            isinstance(value, (int, float)) and not isinstance(value, bool),
+            _sentence(f"{name}={value!r} must be a number", f"convert it, float({name})" if other else ""),
+        )
+
+
 def check_positive(**values: float) -> None:
     """Each value is a finite number above 0."""
+    check_number(**values)
     for name, value in values.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        check(
-            number and math.isfinite(value) and value > 0,
-            f"{name}={value!r} must be a finite number above 0.",
-        )
+        check(math.isfinite(value) and value > 0, f"{name}={value!r} must be a finite number above 0.")
 
 
 def check_whole(minimum: int = 1, way_out: str = "", maximum: int | None = None, **values: int) -> None:
@@ -44,13 +53,16 @@ def check_whole(minimum: int = 1, way_out: str = "", maximum: int | None = None,
         check(maximum is None or value <= maximum, _sentence(f"{name}={value!r} must be at most {maximum}", way_out))
 
 
+def check_seed(seed: int) -> None:
+    """Other seeds, of layers and of samples, are made from it and must not overflow."""
+    check_whole(minimum=0, maximum=_MOST_SEED, seed=seed)
+
+
 def check_between(low: float, high: float, **values: float) -> None:
     """Each value lies strictly between `low` and `high`."""
+    check_number(**values)
     for name, value in values.items():
-        check(
-            isinstance(value, (int, float)) and low < value < high,
-            f"{name}={value!r} must lie strictly between {low:g} and {high:g}.",
-        )
+        check(low < value < high, f"{name}={value!r} must lie strictly between {low:g} and {high:g}.")
 
 
 def check_choice(choices: tuple[str, ...], **values: Any) -> None:

@@ -9,8 +9,8 @@ from typing import get_args
 from simple_parsing.helpers.fields import field as flag
 
 from tf_dp2vae.evaluation.real import ReferenceName
-from tf_dp2vae.flags import LONGEST, MOST_CLASSES, check_seed
-from tf_dp2vae.validation import check, check_choice, check_whole
+from tf_dp2vae.flags import LONGEST, MOST_CLASSES
+from tf_dp2vae.validation import check, check_choice, check_seed, check_whole
 
 _FEWEST_SAMPLES = 100
 EVALUATION_PARTS = ("fidelity", "usefulness", "membership", "neighbours")
