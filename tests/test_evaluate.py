@@ -334,7 +334,7 @@ def test_few_test_images_cost_one_part_of_the_report_and_not_the_others(root, mo
     assert "6 records against 6 others are too few" in (folder / "report.md").read_text()
 
 
-def test_interrupted_evaluation_keeps_the_report_before_it(root, monkeypatch):
+def test_interrupted_evaluation_says_so_in_one_line_and_keeps_the_report_before_it(root, monkeypatch, capsys):
     folder = root / "runs" / "run" / "private" / "evaluation"
     folder.mkdir()
     (folder / "report.json").write_text("{}")
@@ -343,7 +343,8 @@ def test_interrupted_evaluation_keeps_the_report_before_it(root, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "neighbours", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as ended:
         run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "neighbours")
+    assert ended.value.code == 130 and capsys.readouterr().err == "\nevaluate.py: interrupted\n"
     assert [file.name for file in folder.iterdir()] == ["report.json"]
     assert not list(folder.parent.glob(".evaluation*"))

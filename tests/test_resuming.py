@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import train
-from tf_dp2vae import DP2VAE, DPAdam, Dreams, GaussianPrior, Unprotected, durable, planning
+from tf_dp2vae import DP2VAE, DPAdam, Dreams, GaussianPrior, Unprotected, durable, planning, runs
 from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms, Answers, _moments
 from tf_dp2vae.augmentation import Shifts
@@ -360,7 +360,7 @@ FLAGS = """
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Runs train.py with the flags; hands out exit code and standard error."""
+    """Runs train.py with the flags; hands out exit code and standard error, and keeps what was printed."""
     images, labels = images_and_labels(40)
     np.savez(tmp_path / "data.npz", x_train=images, y_train=labels)
 
@@ -376,11 +376,13 @@ def command(tmp_path, monkeypatch, capsys):
             *shlex.split(FLAGS),
         ]
         monkeypatch.setattr(sys, "argv", ["train.py", *([] if "--resume" in flags else new), *map(str, flags)])
+        code = 0
         try:
             train.main()
         except SystemExit as ended:
-            return ended.code, capsys.readouterr().err
-        return 0, capsys.readouterr().err
+            code = ended.code
+        run.printed, error = capsys.readouterr()
+        return code, error
 
     run.folder = tmp_path / "runs" / "one"
     run.data = tmp_path / "data.npz"
@@ -440,6 +442,34 @@ def test_resume_refuses_in_one_line_what_it_cannot_do(command, monkeypatch, tmp_
     assert "learning_rate was" in refused("--resume", command.folder)
     config.unlink()
     assert "missing" in refused("--resume", command.folder)
+
+
+def interrupted(*arguments, **named):
+    raise KeyboardInterrupt
+
+
+def test_run_says_where_it_is_and_when_interrupted_how_to_go_on(command, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Refinement, "run", interrupted)
+        code, error = command()
+    way_on = f"python train.py --resume {command.folder}"
+    folder, how = command.printed.splitlines()[:2]
+    assert folder.endswith(f" {command.folder}") and how.endswith(f" {way_on}")
+    assert (code, error) == (130, f"\ntrain.py: interrupted: go on with {way_on}\n")
+    assert command(*shlex.split(way_on)[2:])[0] == 0
+
+
+def test_run_that_is_interrupted_before_it_began_is_to_be_started_again(command, monkeypatch):
+    monkeypatch.setattr(train.DP2VAE, "compile", interrupted)
+    code, error = command()
+    assert code == 130 and error.endswith("; start again\n") and not command.folder.exists()
+
+
+def test_run_that_is_interrupted_at_its_very_end_is_finished(command, monkeypatch):
+    monkeypatch.setattr(runs, "sync_folder", interrupted)
+    code, error = command()
+    assert code == 130 and error.endswith(f"its release is {command.folder / 'release'}\n")
+    assert (command.folder / "release" / "privacy.json").is_file()
 
 
 @pytest.mark.parametrize("write", [4, 12, 26])

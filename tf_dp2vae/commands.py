@@ -1,4 +1,7 @@
-"""What every command does alike: flags from a frozen dataclass by a library, and refusals in one line with exit code 2."""
+"""What every command does alike: flags from a frozen dataclass by a library, and refusals in one line with exit code 2.
+
+An interruption by Ctrl-C is one line too, with exit code 130, as shells have it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from simple_parsing.helpers.custom_actions import BooleanOptionalAction
 from tf_dp2vae.validation import InvalidInputError
 
 T = TypeVar("T")
-USAGE_ERROR = 2
+USAGE_ERROR, INTERRUPTED = 2, 130
 
 
 class _OneLineParser(ArgumentParser):
@@ -60,7 +63,10 @@ def _program() -> str:
 
 
 def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
-    """Turns refusals into one line on standard error and exit code 2; other exceptions keep their traceback."""
+    """Turns refusals into one line on standard error and exit code 2, and Ctrl-C into one and 130.
+
+    Other exceptions keep their traceback.
+    """
 
     @functools.wraps(main)
     def wrapped() -> Any:
@@ -72,5 +78,9 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
         except InvalidInputError as error:
             print(f"{_program()}: {_one_line(str(error))}", file=sys.stderr)
             sys.exit(USAGE_ERROR)
+        except KeyboardInterrupt as interruption:
+            # A line of its own: what came before may be a progress bar.
+            print(f"\n{_program()}: {_one_line(str(interruption) or 'interrupted')}", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     return wrapped

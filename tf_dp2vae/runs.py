@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,8 +118,9 @@ class RunFolder:
 
         Raises:
           InvalidInputError: the folder is in use by another process, or the disk is full or read-only.
+          KeyboardInterrupt: as it came, with words for how to go on.
         """
-        with self._one_line_for_full_disks():
+        with self._one_line_for_full_disks(), self._way_on_for_interruptions():
             opened = self._resuming(num_records, shared) if self._resumed else self._new(num_records, shared, config)
             with opened as ledger:
                 yield ledger
@@ -167,6 +169,24 @@ class RunFolder:
         finally:
             if ledger is not None:
                 ledger.close()
+
+    @property
+    def way_on(self) -> str:
+        """The command that takes up again what was interrupted."""
+        return f"python train.py --resume {shlex.quote(str(self.path))}"
+
+    @contextmanager
+    def _way_on_for_interruptions(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.release.exists():
+                words = f"the run is finished: its release is {self.release}"
+            elif self.path.exists():
+                words = f"go on with {self.way_on}"
+            else:
+                words = "nothing was charged or trained, and nothing is left; start again"
+            raise KeyboardInterrupt(f"interrupted: {words}") from None
 
     @contextmanager
     def _one_line_for_full_disks(self) -> Iterator[None]:
