@@ -61,7 +61,8 @@ class Training:
         plan = model.plan = self.begin()
         model.look_at_networks()
         model.num_records, model.unit, model.audit_canaries = records.num_records, records.unit, records.audit_canaries
-        show, progress = PhaseProgress(model, self._verbose), model.checkpoints.progress
+        show = model.shown = PhaseProgress(model, self._verbose)
+        progress = model.checkpoints.progress
         if model.checkpoints.resumed:
             show.phase(f"resumed: {progress.step} steps of {progress.phase.value} are in the checkpoint")
         if progress.phase is Phase.PRETRAINING:
