@@ -25,7 +25,7 @@ from tf_dp2vae.evaluation.real import RealImages, real_images
 from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED
 from tf_dp2vae.runs import RunFolder
 
-QUICK = ["--samples", "120", "--fid-samples", "100", "--epochs", "1", "--num-classes", "3"]
+QUICK = ["--samples", "120", "--fid-samples", "100", "--epochs", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_without_test_images_only_what_needs_them_is_missing(root, monkeypatch):
     with np.load(root / "data.npz") as data:
         np.savez(root / "train.npz", x_train=data["x_train"], y_train=data["y_train"])
     weights = ["--inception-weights", "any"]
-    run(monkeypatch, root / "runs" / "run", *QUICK, "--data", root / "train.npz", *weights)
+    run(monkeypatch, root / "runs" / "run", *QUICK, "--data", root / "train.npz", "--num-classes", "3", *weights)
     report = json.loads((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text())
     assert report["fid"] > 0
     for name in ("usefulness", "membership inference", "nearest neighbours"):
@@ -311,6 +311,7 @@ def test_data_that_do_not_fit_the_release(root, monkeypatch, capsys):
     refused(root, monkeypatch, capsys, "label set of 2", "--data", root / "two.npz", "--num-classes", "2")
     refused(root, monkeypatch, capsys, "label set of 4", "--data", root / "data.npz", "--num-classes", "4")
     refused(root, monkeypatch, capsys, "give one of them", "--data", root / "data.npz", "--dataset", "mnist")
+    refused(root, monkeypatch, capsys, "--num-classes 47: of a file's records", "--num-classes", "47")
     refused(root, monkeypatch, capsys, "parts='speed'", "--parts", "speed")
     refused(root, monkeypatch, capsys, "samples=5", "--samples", "5")
     monkeypatch.setattr(evaluate, "InceptionFeatures", InceptionFeatures)
@@ -327,7 +328,8 @@ def test_few_test_images_cost_one_part_of_the_report_and_not_the_others(root, mo
     images, labels = images_and_labels(130)
     few = {"x_train": images[:120], "y_train": labels[:120], "x_test": images[120:], "y_test": labels[120:]}
     np.savez(root / "few.npz", **few)
-    run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "membership,neighbours", "--data", root / "few.npz")
+    data = ["--data", root / "few.npz", "--num-classes", "3"]
+    run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "membership,neighbours", *data)
     folder = root / "runs" / "run" / "private" / "evaluation"
     report = json.loads((folder / "report.json").read_text())
     assert "membership" not in report and report["neighbours"]["records"] == 10

@@ -153,6 +153,45 @@ def test_flags_that_do_not_fit_together(refused, flags, words):
 
 
 @pytest.mark.parametrize(
+    "flags, ignored",
+    [
+        ("--pretrain none --pretrain-steps 50 --sleep-steps 500 --statistics-share .3", ["--statistics-share 0.3"]),
+        ("--pretrain none --pretrain-steps 50 --sleep-steps 500", ["--pretrain-steps 50", "--sleep-steps 500"]),
+        ("--pretrain none --pretrain-learning-rate 0.1", ["--pretrain-learning-rate 0.1"]),
+        ("--pretrain unprotected --pretrain-steps 50", ["--pretrain-steps 50 (for dreams, public)"]),
+        ("--pretrain unprotected --trials 3", ["--trials 3"]),
+        ("--pretrain-epochs 99", ["--pretrain-epochs 99 (for unprotected, not-private)", "--pretrain dreams"]),
+        ("--prior normal --prior-share .3", ["--prior-share 0.3", "--prior gaussian"]),
+        ("--prior normal --prior-clip 2", ["--prior-clip 2.0"]),
+        ("--refine-share 0 --candidates 50 --refine-steps 3", ["--candidates 50", "--refine-steps 3"]),
+        ("--pretrain not-private --epsilon 0.1 --steps 900", ["--epsilon 0.1", "--steps 900"]),
+        ("--pretrain not-private --shifts 2 --draws 4 --prior normal", ["--shifts 2", "--draws 4", "--prior normal"]),
+        ("--pretrain statistics --steps 3000 --latent-dim 99", ["--steps 3000", "--latent-dim 99"]),
+        ("--pretrain statistics --family strokes --candidates 3", ["--family strokes", "--candidates 3"]),
+    ],
+)
+def test_flag_that_would_change_nothing(flags, ignored):
+    with pytest.raises(InvalidInputError) as refusal:
+        parse(TrainFlags, "", flags.split())
+    assert all(words in str(refusal.value) for words in ignored), refusal.value
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--pretrain not-private --pretrain-epochs 30 --latent-dim 48 --blocks 2 --candidates 1 --epsilon 1",
+        "--pretrain statistics --epsilon 0.2 --statistics-share 0.3 --trials 2",
+        "--pretrain unprotected --pretrain-epochs 5 --steps 300 --refine-share 0",
+        "--pretrain none --pretrain-steps 2000 --pretrain-learning-rate 2e-3",
+    ],
+)
+@pytest.mark.parametrize("num", [60_000, 40])
+def test_flag_that_counts_or_stands_at_its_default_passes_and_so_does_what_is_filled_in(flags, num):
+    resolved = parse(TrainFlags, "", flags.split()).resolved(num)
+    assert resolved == resolved.resolved(num) and parse(TrainFlags, "", [], resolved) == resolved
+
+
+@pytest.mark.parametrize(
     "flags",
     ["--unit patient --max-per-unit 2", "--num-classes 3", "--invalid-records null", "--unit a --num-classes 3"],
 )
