@@ -92,7 +92,8 @@ class TrainFlags:
       physical_batch_size: records processed at once; memory against speed, no effect on privacy; by default chosen from
         the networks' shapes.
       seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
-      insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee.
+      insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee, and is not
+        resumed.
       trials: how many runs were tried to choose these flags; the statement then tells what releasing all would cost.
       audit_canaries: made-up images put among the records or left out by a coin each, for an audit; 0 for none.
       ledger: a file shared by all runs on one data set, so that --epsilon bounds them all together.

@@ -97,6 +97,11 @@ class Training:
             lambda: terms_of(model, records, self._batch_size, self._rounds, self._steps_per_round),
             self._plan,
         )
+        check(
+            not model.checkpoints.resumed or model.secure_noise,
+            f"the run in {model.checkpoints.folder} draws private randomness from an insecure seed, whose sequence would "
+            "begin anew and repeat its noise: start it again in a new folder.",
+        )
         self._choose_mechanisms()
         return plan
 
