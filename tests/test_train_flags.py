@@ -14,6 +14,8 @@ from conftest import images_and_labels
 import train
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.commands import parse
+from tf_dp2vae.evaluation.flags import EvaluateFlags
+from tf_dp2vae.evaluation.inception import WEIGHTS_FILE
 from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.recipes import RECIPES, Recipe, batch_size_for
@@ -329,6 +331,28 @@ def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):
     for name in (field.name for field in dataclasses.fields(TrainFlags) if field.name != "privacy"):
         assert f"--{name.replace('_', '-')} " in words
         assert meanings[name] in words
+
+
+@pytest.mark.parametrize("flags, head", [(TrainFlags, "Training"), (EvaluateFlags, "Evaluation")])
+def test_help_is_in_words_and_says_of_a_value_that_it_is_needed(flags, head, capsys):
+    with pytest.raises(SystemExit):
+        parse(flags, "What it does.", ["--help"])
+    text = capsys.readouterr().out
+    assert f"\n{head}:\n" in text and flags.__name__ not in text and "None" not in text
+    assert "--data Path " in text and not re.search(r"--\S+ \[(int|str|float|Path)\]", text)
+    assert "--no" not in text
+
+
+def test_switch_is_turned_on_with_or_without_a_value():
+    for given, switched in (([], False), (["--release-uncovered-numbers"], True)):
+        assert parse(EvaluateFlags, "", ["runs/x", *given]).release_uncovered_numbers is switched
+    assert not parse(EvaluateFlags, "", ["runs/x", "--release-uncovered-numbers", "false"]).release_uncovered_numbers
+
+
+def test_help_names_the_file_of_weights(capsys):
+    with pytest.raises(SystemExit):
+        parse(EvaluateFlags, "", ["--help"])
+    assert f"shared/data/{WEIGHTS_FILE} " in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ class EvaluateFlags:
       samples: how many images are sampled for training the classifiers (DPDM's protocol: 60000).
       fid_samples: images a side for FID, KID, precision, recall, density, coverage (papers: 60000).
       fid_against: real images that samples are compared with - train (as papers do) or test.
-      inception_weights: weights of the FID's features; by default those in shared/data beside the project.
+      inception_weights: weights of the FID's features; by default shared/data/inception2015_pool3_weights.npz beside the
+        project, where it is.
       dataset: real data, as for train.py; by default what the run was trained on.
       data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
       num_classes: size of the declared label set of --data.
