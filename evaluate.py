@@ -60,7 +60,7 @@ def main() -> None:
         for name in (name for name in measures if name in wanted):
             with watch.time(name):
                 parts.append(measures[name]())
-        report = Report(release.statement, real.name, parts, watch.seconds)
+        report = Report(release.statement, real.name, flags.seed, parts, watch.seconds)
         pictures.quantities_against_epsilon(report, flags.run, folder)
         report.write(folder)
     print(f"\n{report}\n\nWritten to {flags.run / 'private' / 'evaluation'} (private: computed from real records)")

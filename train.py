@@ -48,6 +48,7 @@ def main() -> None:
 
     encoder, decoder = make_networks(flags, records, pretraining)
     with run.opened(records.num_records, flags.ledger, asdict(flags)) as ledger:
+        print(f"The run's folder:      {run.path}\nIf it is interrupted:  {run.way_on}", flush=True)
         if canaries:
             canaries.write(run.private)
         model = DP2VAE(

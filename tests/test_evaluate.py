@@ -8,24 +8,29 @@ import sys
 from types import SimpleNamespace
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import CLASSES, DREAMS, SHAPE, images_and_labels, tiny_model
 
 import evaluate
+from tf_dp2vae.baselines import StatisticsAlone
 from tf_dp2vae.checksums import write_checksums
 from tf_dp2vae.commands import one_line_errors
+from tf_dp2vae.evaluation import pictures
 from tf_dp2vae.evaluation.cache import Cache
 from tf_dp2vae.evaluation.classifiers import impossible
 from tf_dp2vae.evaluation.fidelity import fidelity
 from tf_dp2vae.evaluation.flags import EVALUATION_PARTS
 from tf_dp2vae.evaluation.inception import InceptionFeatures
 from tf_dp2vae.evaluation.real import RealImages, real_images
-from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED
+from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED, Part, Report
+from tf_dp2vae.figures import against_epsilon
+from tf_dp2vae.pretraining import Dreams, NoPretraining, Unprotected
 from tf_dp2vae.runs import RunFolder
 
-QUICK = ["--samples", "120", "--fid-samples", "100", "--epochs", "1", "--num-classes", "3"]
+QUICK = ["--samples", "120", "--fid-samples", "100", "--epochs", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,7 @@ def test_report_has_every_part_and_says_both_sizes(root, monkeypatch, capsys):
         assert 0 <= report[name] <= 1, name
     assert report["fid"] > 0 and report["fid_samples"] == 100 and report["fid_real"] == 100
     assert report["fid_against"] == "train" and set(report["seconds"]) == {"reading", "sampling", *EVALUATION_PARTS}
+    assert report["seed"] == 0 and report["pretraining"].startswith("dreams: ")
     assert report["samples"] == 120 and report["test_images"] == 80 and report["epsilon"] <= 1
     # No better than chance by more than so few images allow.
     assert 0.2 < report["membership"]["threshold"]["auc"] < 0.8 and report["neighbours"]["records"] == 80
@@ -89,6 +95,62 @@ def test_report_has_every_part_and_says_both_sizes(root, monkeypatch, capsys):
     assert pictures["samples_beside_records.png"].shape == (6 * 10 * 3, 10 * 10 * 3, 4)
     assert pictures["closest_pairs.png"].shape == (2 * 10 * 3, 10 * 10 * 3, 4)
     assert {"accuracy.png", "acc_cnn_against_epsilon.png", "fid_against_epsilon.png"} <= pictures.keys()
+
+
+def evaluated(runs, name, way, epsilon, fid, accuracy=0.9, samples=5000, against="train", **others):
+    """Writes the report of a run beside others; hands it out as a Report."""
+    statement = {"end_to_end": True, "epsilon": epsilon, "delta": 1e-5, "pretraining": way.describe(), **others}
+    values = {"fid": fid, "acc_cnn": accuracy, "fid_samples": samples, "fid_against": against}
+    report = Report(statement, "mnist", 0, [Part("All", [], values)])
+    folder = runs / name / "private" / "evaluation"
+    folder.mkdir(parents=True)
+    report.write(folder)
+    return report
+
+
+def test_pictures_against_epsilon_have_a_line_for_what_may_be_compared(tmp_path, monkeypatch):
+    for index, (way, epsilon, fid) in enumerate(
+        [(Dreams(), 0.2, 60.0), (Dreams(), 0.9996, 41.0), (Dreams(), 1.0, 43.0), (Dreams(), 9.99, 30.0)]
+        + [(NoPretraining(), 0.2, 170.0), (NoPretraining(), 1.0, 105.0), (StatisticsAlone(), 1.0, 253.0)]
+    ):
+        report = evaluated(tmp_path, str(index), way, epsilon, fid)
+    evaluated(tmp_path, "few", Dreams(), 1.0, 90.0, samples=1000)
+    evaluated(tmp_path, "test", Dreams(), 1.0, 44.0, against="test")
+    given = {"end_to_end": False, "given_encoder": {"epsilon": 1.0}}
+    evaluated(tmp_path, "unprotected", Unprotected(), None, 89.0, **given)
+    drawn, draw = {}, pictures.figures.against_epsilon
+
+    def watched(points, words, file):
+        drawn[file.name] = points
+        draw(points, words, file)
+
+    monkeypatch.setattr(pictures.figures, "against_epsilon", watched)
+    pictures.quantities_against_epsilon(report, tmp_path / "6", tmp_path)
+    lines = {
+        name: sorted(value for _, value, other in drawn["fid_against_epsilon.png"] if other == name)
+        for _, _, name in drawn["fid_against_epsilon.png"]
+    }
+    assert lines == {
+        "dreams, end to end, 5000 samples against records": [30, 41, 43, 60],
+        "dreams, end to end, 1000 samples against records": [90],
+        "dreams, end to end, 5000 samples against test images": [44],
+        "none, end to end, 5000 samples against records": [105, 170],
+        "statistics, end to end, 5000 samples against records": [253],
+        "unprotected, given the encoder only, 5000 samples against records": [89],
+    }
+    ways = {name for _, _, name in drawn["acc_cnn_against_epsilon.png"]}
+    assert ways == {name.rpartition(", ")[0] for name in lines}
+    assert (tmp_path / "fid_against_epsilon.png").is_file()
+
+
+def test_line_against_epsilon_is_through_the_means_of_equal_epsilons(tmp_path, monkeypatch):
+    figure, axis = plt.subplots()
+    monkeypatch.setattr(plt, "subplots", lambda **size: (figure, axis))
+    against_epsilon([(0.2, 60, "a"), (1.0, 43, "a"), (0.9996, 41, "a"), (1.0, 9, "b")], "FID", tmp_path / "a.png")
+    line, marks, *_ = axis.get_lines()
+    assert list(line.get_xdata()) == [0.2, 1.0] and list(line.get_ydata()) == [60, 42]
+    assert list(marks.get_ydata()) == [60, 43, 41]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
 
 
 def test_nothing_reaches_the_release_unless_asked_for_by_name(root, monkeypatch):
@@ -175,7 +237,7 @@ def test_without_test_images_only_what_needs_them_is_missing(root, monkeypatch):
     with np.load(root / "data.npz") as data:
         np.savez(root / "train.npz", x_train=data["x_train"], y_train=data["y_train"])
     weights = ["--inception-weights", "any"]
-    run(monkeypatch, root / "runs" / "run", *QUICK, "--data", root / "train.npz", *weights)
+    run(monkeypatch, root / "runs" / "run", *QUICK, "--data", root / "train.npz", "--num-classes", "3", *weights)
     report = json.loads((root / "runs" / "run" / "private" / "evaluation" / "report.json").read_text())
     assert report["fid"] > 0
     for name in ("usefulness", "membership inference", "nearest neighbours"):
@@ -311,6 +373,7 @@ def test_data_that_do_not_fit_the_release(root, monkeypatch, capsys):
     refused(root, monkeypatch, capsys, "label set of 2", "--data", root / "two.npz", "--num-classes", "2")
     refused(root, monkeypatch, capsys, "label set of 4", "--data", root / "data.npz", "--num-classes", "4")
     refused(root, monkeypatch, capsys, "give one of them", "--data", root / "data.npz", "--dataset", "mnist")
+    refused(root, monkeypatch, capsys, "--num-classes 47: of a file's records", "--num-classes", "47")
     refused(root, monkeypatch, capsys, "parts='speed'", "--parts", "speed")
     refused(root, monkeypatch, capsys, "samples=5", "--samples", "5")
     monkeypatch.setattr(evaluate, "InceptionFeatures", InceptionFeatures)
@@ -327,14 +390,15 @@ def test_few_test_images_cost_one_part_of_the_report_and_not_the_others(root, mo
     images, labels = images_and_labels(130)
     few = {"x_train": images[:120], "y_train": labels[:120], "x_test": images[120:], "y_test": labels[120:]}
     np.savez(root / "few.npz", **few)
-    run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "membership,neighbours", "--data", root / "few.npz")
+    data = ["--data", root / "few.npz", "--num-classes", "3"]
+    run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "membership,neighbours", *data)
     folder = root / "runs" / "run" / "private" / "evaluation"
     report = json.loads((folder / "report.json").read_text())
     assert "membership" not in report and report["neighbours"]["records"] == 10
     assert "6 records against 6 others are too few" in (folder / "report.md").read_text()
 
 
-def test_interrupted_evaluation_keeps_the_report_before_it(root, monkeypatch):
+def test_interrupted_evaluation_says_so_in_one_line_and_keeps_the_report_before_it(root, monkeypatch, capsys):
     folder = root / "runs" / "run" / "private" / "evaluation"
     folder.mkdir()
     (folder / "report.json").write_text("{}")
@@ -343,7 +407,8 @@ def test_interrupted_evaluation_keeps_the_report_before_it(root, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "neighbours", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as ended:
         run(monkeypatch, root / "runs" / "run", *QUICK, "--parts", "neighbours")
+    assert ended.value.code == 130 and capsys.readouterr().err == "\nevaluate.py: interrupted\n"
     assert [file.name for file in folder.iterdir()] == ["report.json"]
     assert not list(folder.parent.glob(".evaluation*"))

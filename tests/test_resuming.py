@@ -11,12 +11,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, SHAPE, images_and_labels, some_records
+from conftest import CLASSES, SHAPE, images_and_labels, some_records, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import train
-from tf_dp2vae import DP2VAE, DPAdam, Dreams, GaussianPrior, Unprotected, durable, planning
+from tf_dp2vae import DP2VAE, DPAdam, Dreams, GaussianPrior, Unprotected, durable, planning, runs
 from tf_dp2vae.accounting import BudgetExceededError, Event, Privacy
 from tf_dp2vae.answers import AnsweringMechanisms, Answers, _moments
 from tf_dp2vae.augmentation import Shifts
@@ -27,6 +27,7 @@ from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.moments import Moments
 from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.private_steps import PrivateSteps
+from tf_dp2vae.randomness import InsecureSeed, SystemEntropy
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.training import Training
 from tf_dp2vae.validation import InvalidInputError
@@ -360,7 +361,7 @@ FLAGS = """
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Runs train.py with the flags; hands out exit code and standard error."""
+    """Runs train.py with the flags; hands out exit code and standard error, and keeps what was printed."""
     images, labels = images_and_labels(40)
     np.savez(tmp_path / "data.npz", x_train=images, y_train=labels)
 
@@ -376,11 +377,13 @@ def command(tmp_path, monkeypatch, capsys):
             *shlex.split(FLAGS),
         ]
         monkeypatch.setattr(sys, "argv", ["train.py", *([] if "--resume" in flags else new), *map(str, flags)])
+        code = 0
         try:
             train.main()
         except SystemExit as ended:
-            return ended.code, capsys.readouterr().err
-        return 0, capsys.readouterr().err
+            code = ended.code
+        run.printed, error = capsys.readouterr()
+        return code, error
 
     run.folder = tmp_path / "runs" / "one"
     run.data = tmp_path / "data.npz"
@@ -440,6 +443,66 @@ def test_resume_refuses_in_one_line_what_it_cannot_do(command, monkeypatch, tmp_
     assert "learning_rate was" in refused("--resume", command.folder)
     config.unlink()
     assert "missing" in refused("--resume", command.folder)
+
+
+def interrupted(*arguments, **named):
+    raise KeyboardInterrupt
+
+
+def test_run_says_where_it_is_and_when_interrupted_how_to_go_on(command, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Refinement, "run", interrupted)
+        code, error = command()
+    way_on = f"python train.py --resume {command.folder}"
+    folder, how = command.printed.splitlines()[:2]
+    assert folder.endswith(f" {command.folder}") and how.endswith(f" {way_on}")
+    assert (code, error) == (130, f"\ntrain.py: interrupted: go on with {way_on}\n")
+    assert command(*shlex.split(way_on)[2:])[0] == 0
+
+
+def test_run_with_an_insecure_seed_is_not_resumed_and_says_so_from_the_start(command, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Refinement, "run", interrupted)
+        code, error = command("--insecure-seed", "5")
+    again = f"remove {command.folder} and start again, for a run with --insecure-seed is not resumed"
+    assert command.printed.splitlines()[1].endswith(again) and "--resume" not in command.printed
+    assert (code, error) == (130, f"\ntrain.py: interrupted: {again}\n")
+    before = {file: file.read_bytes() for file in command.folder.rglob("*") if file.is_file()}
+    code, line = command("--resume", command.folder)
+    assert code == 2 and "insecure_seed=5" in line and line.endswith(f"{again}.\n") and line.count("\n") == 1
+    assert before == {file: file.read_bytes() for file in command.folder.rglob("*") if file.is_file()}
+
+
+def test_checkpoints_of_an_insecure_seed_are_not_gone_on_from(tmp_path, monkeypatch):
+    def begun(folder, entropy):
+        ledger = Ledger(folder / "ledger.jsonl", 48)
+        model = tiny_model(ledger=ledger, checkpoints=Checkpoints(folder, seconds=0), entropy=entropy)
+        try:
+            fit(model)
+        finally:
+            ledger.close()
+
+    for name, entropy in (("seeded", InsecureSeed(5)), ("system", SystemEntropy())):
+        (tmp_path / name).mkdir()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(PrivateSteps, "__call__", interrupted)
+            begun(tmp_path / name, entropy)
+    with pytest.raises(InvalidInputError, match="insecure seed"):
+        begun(tmp_path / "seeded", InsecureSeed(5))
+    begun(tmp_path / "system", SystemEntropy())
+
+
+def test_run_that_is_interrupted_before_it_began_is_to_be_started_again(command, monkeypatch):
+    monkeypatch.setattr(train.DP2VAE, "compile", interrupted)
+    code, error = command()
+    assert code == 130 and error.endswith("; start again\n") and not command.folder.exists()
+
+
+def test_run_that_is_interrupted_at_its_very_end_is_finished(command, monkeypatch):
+    monkeypatch.setattr(runs, "sync_folder", interrupted)
+    code, error = command()
+    assert code == 130 and error.endswith(f"its release is {command.folder / 'release'}\n")
+    assert (command.folder / "release" / "privacy.json").is_file()
 
 
 @pytest.mark.parametrize("write", [4, 12, 26])

@@ -22,17 +22,16 @@ from tf_dp2vae.statement import GIVEN_ENCODER
 from tf_dp2vae.validation import InvalidInputError
 
 SMALL = """
---steps 4 --rounds 2 --batch-size 8 --latent-dim 2 --width 2 --physical-batch-size 16 --num-classes 3
---pretrain-steps 2 --sleep-steps 1 --refine-steps 2 --pretrain-epochs 1
+--steps 4 --rounds 2 --batch-size 8 --latent-dim 2 --width 2 --physical-batch-size 16 --num-classes 3 --refine-steps 2
 """
 
 
-def run_train(folder, *flags):
+def run_train(folder, *flags, pretraining=("--pretrain-steps", "2", "--sleep-steps", "1")):
     images, labels = images_and_labels(40)
     np.savez(folder / "data.npz", x_train=images, y_train=labels)
     chosen = ["--data", str(folder / "data.npz"), "--runs", str(folder / "runs"), "--name", "run"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *chosen, *shlex.split(SMALL), *flags])
+        patch.setattr(sys, "argv", ["train.py", *chosen, *shlex.split(SMALL), *pretraining, *flags])
         with (folder / "printed").open("w") as printed, redirect_stdout(printed):
             train.main()
     return folder / "runs" / "run"
@@ -45,7 +44,8 @@ def sound(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    return run_train(tmp_path_factory.mktemp("published"), "--pretrain", "unprotected", "--ema", "0")
+    way = ("--pretrain", "unprotected", "--pretrain-epochs", "1")
+    return run_train(tmp_path_factory.mktemp("published"), "--ema", "0", pretraining=way)
 
 
 def statement(run):

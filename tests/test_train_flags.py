@@ -14,6 +14,8 @@ from conftest import images_and_labels
 import train
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.commands import parse
+from tf_dp2vae.evaluation.flags import EvaluateFlags
+from tf_dp2vae.evaluation.inception import WEIGHTS_FILE
 from tf_dp2vae.flags import TrainFlags
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.recipes import RECIPES, Recipe, batch_size_for
@@ -150,6 +152,45 @@ def test_bad_value_of_a_flag(refused, flag, value):
 )
 def test_flags_that_do_not_fit_together(refused, flags, words):
     assert words in refused(*flags)
+
+
+@pytest.mark.parametrize(
+    "flags, ignored",
+    [
+        ("--pretrain none --pretrain-steps 50 --sleep-steps 500 --statistics-share .3", ["--statistics-share 0.3"]),
+        ("--pretrain none --pretrain-steps 50 --sleep-steps 500", ["--pretrain-steps 50", "--sleep-steps 500"]),
+        ("--pretrain none --pretrain-learning-rate 0.1", ["--pretrain-learning-rate 0.1"]),
+        ("--pretrain unprotected --pretrain-steps 50", ["--pretrain-steps 50 (for dreams, public)"]),
+        ("--pretrain unprotected --trials 3", ["--trials 3"]),
+        ("--pretrain-epochs 99", ["--pretrain-epochs 99 (for unprotected, not-private)", "--pretrain dreams"]),
+        ("--prior normal --prior-share .3", ["--prior-share 0.3", "--prior gaussian"]),
+        ("--prior normal --prior-clip 2", ["--prior-clip 2.0"]),
+        ("--refine-share 0 --candidates 50 --refine-steps 3", ["--candidates 50", "--refine-steps 3"]),
+        ("--pretrain not-private --epsilon 0.1 --steps 900", ["--epsilon 0.1", "--steps 900"]),
+        ("--pretrain not-private --shifts 2 --draws 4 --prior normal", ["--shifts 2", "--draws 4", "--prior normal"]),
+        ("--pretrain statistics --steps 3000 --latent-dim 99", ["--steps 3000", "--latent-dim 99"]),
+        ("--pretrain statistics --family strokes --candidates 3", ["--family strokes", "--candidates 3"]),
+    ],
+)
+def test_flag_that_would_change_nothing(flags, ignored):
+    with pytest.raises(InvalidInputError) as refusal:
+        parse(TrainFlags, "", flags.split())
+    assert all(words in str(refusal.value) for words in ignored), refusal.value
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--pretrain not-private --pretrain-epochs 30 --latent-dim 48 --blocks 2 --candidates 1 --epsilon 1",
+        "--pretrain statistics --epsilon 0.2 --statistics-share 0.3 --trials 2",
+        "--pretrain unprotected --pretrain-epochs 5 --steps 300 --refine-share 0",
+        "--pretrain none --pretrain-steps 2000 --pretrain-learning-rate 2e-3",
+    ],
+)
+@pytest.mark.parametrize("num", [60_000, 40])
+def test_flag_that_counts_or_stands_at_its_default_passes_and_so_does_what_is_filled_in(flags, num):
+    resolved = parse(TrainFlags, "", flags.split()).resolved(num)
+    assert resolved == resolved.resolved(num) and parse(TrainFlags, "", [], resolved) == resolved
 
 
 @pytest.mark.parametrize(
@@ -290,6 +331,28 @@ def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):
     for name in (field.name for field in dataclasses.fields(TrainFlags) if field.name != "privacy"):
         assert f"--{name.replace('_', '-')} " in words
         assert meanings[name] in words
+
+
+@pytest.mark.parametrize("flags, head", [(TrainFlags, "Training"), (EvaluateFlags, "Evaluation")])
+def test_help_is_in_words_and_says_of_a_value_that_it_is_needed(flags, head, capsys):
+    with pytest.raises(SystemExit):
+        parse(flags, "What it does.", ["--help"])
+    text = capsys.readouterr().out
+    assert f"\n{head}:\n" in text and flags.__name__ not in text and "None" not in text
+    assert "--data Path " in text and not re.search(r"--\S+ \[(int|str|float|Path)\]", text)
+    assert "--no" not in text
+
+
+def test_switch_is_turned_on_with_or_without_a_value():
+    for given, switched in (([], False), (["--release-uncovered-numbers"], True)):
+        assert parse(EvaluateFlags, "", ["runs/x", *given]).release_uncovered_numbers is switched
+    assert not parse(EvaluateFlags, "", ["runs/x", "--release-uncovered-numbers", "false"]).release_uncovered_numbers
+
+
+def test_help_names_the_file_of_weights(capsys):
+    with pytest.raises(SystemExit):
+        parse(EvaluateFlags, "", ["--help"])
+    assert f"shared/data/{WEIGHTS_FILE} " in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ class StatisticsAlone(Dreams):
         return {name: share / sum(shares.values()) for name, share in shares.items()}
 
     def describe(self) -> str:
-        return "none: the release is a linear generator, made of noisily released class statistics alone"
+        return "statistics: the release is a linear generator, made of noisily released class statistics alone"
 
     def run(self, model: DP2VAE, records: Records) -> None:
         linear = [layer for layer in model.decoder.layers if isinstance(layer, LinearImage)]

@@ -8,12 +8,20 @@ from typing import Any
 
 import keras
 
+from tf_dp2vae.progress import FreeStepsBar
+
 
 class StepsDone(keras.callbacks.Callback):
-    """Counts the steps of pre-training, for the checkpoints."""
+    """Counts the steps of pre-training, for the checkpoints and for whoever looks on."""
+
+    def __init__(self, bar: FreeStepsBar):
+        """Args: shows them."""
+        super().__init__()
+        self._bar = bar
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """One step is done."""
+        self._bar.update(batch + 1, (logs or {}).get("loss"))
         self.model.checkpoints.progress.step += 1
         self.model.checkpoints.tick()
 

@@ -1,33 +1,58 @@
-"""What every command does alike: flags from a frozen dataclass by a library, and refusals in one line with exit code 2."""
+"""What every command does alike: flags from a frozen dataclass by a library, and refusals in one line with exit code 2.
+
+An interruption by Ctrl-C is one line too, with exit code 130, as shells have it.
+"""
 
 from __future__ import annotations
 
 import functools
 import io
 import sys
+from argparse import Action
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from simple_parsing import ArgumentParser, DashVariant
+from simple_parsing.help_formatter import SimpleHelpFormatter, get_metavar
 from simple_parsing.helpers.custom_actions import BooleanOptionalAction
 
 from tf_dp2vae.validation import InvalidInputError
 
 T = TypeVar("T")
-USAGE_ERROR = 2
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+class _Help(SimpleHelpFormatter):
+    def _get_help_string(self, action: Action) -> str | None:
+        """The library's own, but for a default of None: the sentence before it says what that means."""
+        text = super()._get_help_string(action)
+        return text.replace(" (default: %(default)s)", "") if text and action.default is None else text
 
 
 class _OneLineParser(ArgumentParser):
     def _preprocessing(self, *args: Any, **kwargs: Any) -> None:
-        """The library's own, which makes the flags. It takes one that may be None for one whose value may be left out, and
-        calls one without dashes by its place in this program."""
+        """The library's own, which makes the flags; then they are put into words for who asks for help.
+
+        It takes a flag that may be None for one whose value may be left out, calls one without dashes and each group by
+        names in this program, and gives each switch, off by default, another that keeps it off.
+        """
         super()._preprocessing(*args, **kwargs)
         for action in self._actions:
-            if not action.option_strings:
+            if isinstance(action, BooleanOptionalAction):
+                action.metavar = "[true|false]"
+                for name in action.negative_option_strings:
+                    self._option_string_actions.pop(name, None)  # once: the library may call this again
+                action.option_strings = [
+                    name for name in action.option_strings if name not in action.negative_option_strings
+                ]
+            elif not action.option_strings:
                 action.metavar = action.dest.rpartition(".")[2]
-            if action.nargs == "?" and not isinstance(action, BooleanOptionalAction):
-                action.nargs = None
+            elif action.nargs == "?":
+                action.nargs, action.metavar = None, (get_metavar(action.type) or "").strip("[]") or None
+        for group in self._action_groups:
+            if group.description:
+                group.title, group.description = group.description.strip().partition(".")[0], None
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {' '.join(message.split())} (--help lists all flags)", file=sys.stderr)
@@ -37,7 +62,10 @@ class _OneLineParser(ArgumentParser):
 def parse(flags: type[T], description: str | None, arguments: list[str] | None = None, default: T | None = None) -> T:
     """Flags from the command line (or from `arguments`); those not given are the default's."""
     parser = _OneLineParser(
-        description=description, add_option_string_dash_variants=DashVariant.DASH, allow_abbrev=False
+        description=description,
+        add_option_string_dash_variants=DashVariant.DASH,
+        allow_abbrev=False,
+        formatter_class=_Help,
     )
     parser.add_arguments(flags, dest="flags", default=default)
     try:
@@ -60,7 +88,10 @@ def _program() -> str:
 
 
 def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
-    """Turns refusals into one line on standard error and exit code 2; other exceptions keep their traceback."""
+    """Turns refusals into one line on standard error and exit code 2, and Ctrl-C into one and 130.
+
+    Other exceptions keep their traceback.
+    """
 
     @functools.wraps(main)
     def wrapped() -> Any:
@@ -72,5 +103,9 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
         except InvalidInputError as error:
             print(f"{_program()}: {_one_line(str(error))}", file=sys.stderr)
             sys.exit(USAGE_ERROR)
+        except KeyboardInterrupt as interruption:
+            # A line of its own: what came before may be a progress bar.
+            print(f"\n{_program()}: {_one_line(str(interruption) or 'interrupted')}", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     return wrapped

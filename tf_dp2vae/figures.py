@@ -54,21 +54,24 @@ def training_curves(history: dict[str, Sequence[float]], file: Path) -> None:
 
 
 def against_epsilon(points: Sequence[tuple[float, float, str]], quantity: str, file: Path) -> None:
-    """A quantity against ε, for several runs.
+    """A quantity against ε, for several runs: a mark for each, a line through the means of those that are alike.
 
     Args:
-      points: ε, value and way of training of each run.
+      points: ε, value and name of the line of each run.
       quantity: name of the value.
       file: the picture.
     """
     figure, axis = plt.subplots(figsize=(7, 4))
     for name in sorted({name for _, _, name in points}):
-        epsilons, values = np.array(sorted((e, v) for e, v, n in points if n == name)).T
-        axis.plot(epsilons, values, marker="o", label=name)
+        epsilons, values = np.array([(e, v) for e, v, n in points if n == name]).T
+        # Runs that differ in their seeds alone state the same ε, but for the last digits of its calibration.
+        places, which = np.unique([float(f"{epsilon:.2g}") for epsilon in epsilons], return_inverse=True)
+        (line,) = axis.plot(places, [values[which == place].mean() for place in range(len(places))])
+        axis.plot(epsilons, values, "o", color=line.get_color(), label=name)
     axis.set(xlabel="ε", ylabel=quantity, xscale="log")
-    axis.legend()
-    figure.tight_layout()
-    figure.savefig(file, dpi=100, metadata=_NO_METADATA)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15))  # below, where no mark is
+    figure.savefig(file, dpi=100, bbox_inches="tight", metadata=_NO_METADATA)
     plt.close(figure)
 
 

@@ -26,6 +26,21 @@ MOST_CLASSES, LONGEST = 1000, 10_000_000
 _WIDEST, _DEEPEST, _MOST_AT_ONCE = 1024, 32, 65_536
 """Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
 PretrainName = Literal["dreams", "public", "none", "unprotected", "statistics", "not-private"]
+_WITH_PRIVATE_PHASE: tuple[PretrainName, ...] = ("dreams", "public", "none", "unprotected")
+_READ_BY: dict[str, tuple[PretrainName, ...]] = {
+    **dict.fromkeys(("pretrain_steps", "sleep_steps"), ("dreams", "public")),
+    "pretrain_epochs": ("unprotected", "not-private"),
+    "pretrain_learning_rate": ("dreams", "public", "unprotected", "not-private"),
+    **dict.fromkeys(("statistics_share", "moments_share"), ("dreams", "statistics")),
+    **dict.fromkeys(("prior", "prior_share", "prior_clip", "batch_size", "steps", "rounds"), _WITH_PRIVATE_PHASE),
+    **dict.fromkeys(("learning_rate", "schedule", "ema", "draws", "shifts", "engine"), _WITH_PRIVATE_PHASE),
+    **dict.fromkeys(("physical_batch_size", "l2_norm_clip"), _WITH_PRIVATE_PHASE),
+    **dict.fromkeys(("refine_share", "refine_steps", "candidates"), (*_WITH_PRIVATE_PHASE, "not-private")),
+    **dict.fromkeys(("family", "latent_dim", "width", "blocks"), (*_WITH_PRIVATE_PHASE, "not-private")),
+    **dict.fromkeys(("epsilon", "delta", "accountant"), (*_WITH_PRIVATE_PHASE, "statistics")),
+    "trials": ("dreams", "public", "none", "statistics"),
+}
+"""The values of --pretrain under which a flag has an effect; those that are not named here have one under all."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,8 @@ class TrainFlags:
       physical_batch_size: records processed at once; memory against speed, no effect on privacy; by default chosen from
         the networks' shapes.
       seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
-      insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee.
+      insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee, and is not
+        resumed.
       trials: how many runs were tried to choose these flags; the statement then tells what releasing all would cost.
       audit_canaries: made-up images put among the records or left out by a coin each, for an audit; 0 for none.
       ledger: a file shared by all runs on one data set, so that --epsilon bounds them all together.
@@ -215,6 +231,7 @@ class TrainFlags:
 
     def _check_together(self) -> None:
         """Flags that exclude or need each other."""
+        self._check_read()
         recipe = self.recipe
         check(
             self.insecure_seed is None or self.insecure_seed != self.seed,
@@ -238,6 +255,36 @@ class TrainFlags:
                 "nothing: leave out --ledger.",
             )
 
+    def _check_read(self) -> None:
+        """A flag that was moved from its default and would change nothing is a mistake, here or in another flag."""
+        ignored = [name for name in self._moved() if not self._reads(name)]
+        listed = ", ".join(f"{self._shown(name)} (for {', '.join(_READ_BY[name])})" for name in ignored)
+        check(
+            not ignored,
+            f"--pretrain {self.pretrain} does not read {listed}: leave that out, or choose a --pretrain that does.",
+        )
+        for names, counts, way_out in (
+            (("prior_share", "prior_clip"), self.prior == "gaussian", "--prior gaussian"),
+            (("refine_steps", "candidates"), self.refine_share > 0, "a --refine-share above 0"),
+        ):
+            idle = [] if counts else [self._shown(name) for name in self._moved() if name in names]
+            check(not idle, f"{', '.join(idle)} counts with {way_out} only: leave that out, or give {way_out}.")
+
+    def _moved(self) -> list[str]:
+        """Flags that are not at their defaults."""
+        ours, default = self._values(), {one.name: one.default for one in (*fields(self), *fields(Privacy))}
+        return [name for name, value in ours.items() if value != default[name]]
+
+    def _values(self) -> dict[str, object]:
+        """All flags by name, those of the guarantee beside the others."""
+        return {**{name: value for name, value in vars(self).items() if name != "privacy"}, **vars(self.privacy)}
+
+    def _shown(self, name: str) -> str:
+        return f"--{name.replace('_', '-')} {self._values()[name]}"
+
+    def _reads(self, name: str) -> bool:
+        return self.pretrain in _READ_BY.get(name, (self.pretrain,))
+
     @staticmethod
     def _source(dataset: str | None, data: Path | None) -> str:
         """Where data come from; equal for two names of one file, and for all versions and variants of one data set."""
@@ -255,10 +302,11 @@ class TrainFlags:
         return recipe.changed(**asked, schedule=schedule)
 
     def resolved(self, num_units: int) -> TrainFlags:
-        """These flags with all that a default leaves open filled in, for so many records (or persons)."""
+        """These flags with all that a default leaves open and training reads filled in, for so many records (or persons)."""
         recipe = self.recipe
         fitting = batch_size_for(num_units, recipe.batch_size) if self.batch_size is None else self.batch_size
-        return replace(self, **vars(recipe.changed(batch_size=fitting)))
+        settings = vars(recipe.changed(batch_size=fitting))
+        return replace(self, **{name: value for name, value in settings.items() if self._reads(name)})
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""

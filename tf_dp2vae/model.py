@@ -35,7 +35,7 @@ from tf_dp2vae.planning import Plan
 from tf_dp2vae.pretraining import Dreams, Pretraining
 from tf_dp2vae.priors import GaussianPrior, LatentPrior, NormalPrior, Prior
 from tf_dp2vae.private_steps import ANSWER, PrivateSteps
-from tf_dp2vae.progress import EpsilonSpent
+from tf_dp2vae.progress import EpsilonSpent, PhaseProgress
 from tf_dp2vae.randomness import Entropy, SystemEntropy
 from tf_dp2vae.recipes import batch_size_for
 from tf_dp2vae.records import Records
@@ -76,6 +76,7 @@ class DP2VAE(VAE):
         after `model.ledger = Ledger(path)`.
       secure_noise: whether all noise so far came from the operating system.
       plan: the constants of the last `fit`, or None.
+      shown: what the last `fit` shows of its progress.
       num_records, unit, audit_canaries: of the records it was trained on (N; what the guarantee is about; how many of them
         were made up for an audit).
     """
@@ -153,7 +154,7 @@ class DP2VAE(VAE):
         self.checkpoints = checkpoints or Checkpoints()
         self.plan: Plan | None = None
         self.unit, self.audit_canaries = Unit(), 0
-        self.phase = Phase.PRIVATE
+        self.phase, self.shown = Phase.PRIVATE, PhaseProgress(self, verbose=0)
         self._epsilon = EpsilonSpent()
         self.built = True
 
@@ -348,7 +349,7 @@ class DP2VAE(VAE):
         self.ledger.bind(records.num_records, records.unit.in_full)
         return Training(self, records, batch_size, epochs, steps_per_epoch, verbose).run(callbacks, validation)
 
-    def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float, verbose: int | str = 0) -> None:
+    def pretrain(self, dataset: tf.data.Dataset, steps: int, learning_rate: float) -> None:
         """Ordinary training of encoder and decoder on (images, labels) that cost nothing; for `Pretraining.run`.
 
         Raises:
@@ -373,9 +374,9 @@ class DP2VAE(VAE):
                     rest,
                     epochs=1,
                     steps_per_epoch=steps - done,
-                    verbose=verbose,
+                    verbose=0,  # Keras's own bar would write each step into a log, and know of no ε
                     shuffle=False,
-                    callbacks=[StepsDone()],
+                    callbacks=[StepsDone(self.shown.bar(steps - done))],
                 )
         finally:
             self.optimizer, self.jit_compile = private

@@ -56,7 +56,10 @@ class SystemEntropy:
 
 
 class InsecureSeed:
-    """Reproducible "private" randomness, for research, tests and audits. Whoever knows the seed can subtract the noise."""
+    """Reproducible "private" randomness, for research, tests and audits. Whoever knows the seed can subtract the noise.
+
+    The sequence begins anew in each process, so a run that was killed is not resumed with it.
+    """
 
     secure = False
 

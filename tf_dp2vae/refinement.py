@@ -120,9 +120,10 @@ class Refinement(Configuration):
                 loss = distance + self.anchor * tf.reduce_mean(tf.reduce_sum(moved, (1, 2, 3)))
             optimizer.apply(tape.gradient(loss, variables), variables)
 
-        compiled = tf.function(step)
+        compiled, bar = tf.function(step), model.shown.bar(self.steps)
         for index in range(self.steps):
             compiled(tf.constant(index))
+            bar.update(index + 1)
 
 
 @dataclass(frozen=True)

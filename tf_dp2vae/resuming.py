@@ -71,9 +71,10 @@ def read_flags(run: Path) -> TrainFlags:
 
 def run_folder(flags: TrainFlags, dataset: str) -> RunFolder:
     """The folder of a new run, or of the one that is resumed."""
+    settings = {"checkpoint_seconds": flags.checkpoint_seconds, "insecure_seed": flags.insecure_seed}
     if flags.resume is not None:
-        return RunFolder(flags.resume.parent, flags.resume.name, True, flags.checkpoint_seconds)
-    return RunFolder(flags.runs, flags.run_name(dataset), checkpoint_seconds=flags.checkpoint_seconds)
+        return RunFolder(flags.resume.parent, flags.resume.name, resumed=True, **settings)
+    return RunFolder(flags.runs, flags.run_name(dataset), **settings)
 
 
 def _absolute(flags: TrainFlags) -> TrainFlags:

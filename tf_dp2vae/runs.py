@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,8 +80,16 @@ def ledger_file(private: Path) -> Path:
 class RunFolder:
     """The folder of one run. Creating the object creates nothing on disk; `opened` does."""
 
-    def __init__(self, root: Path, name: str, resumed: bool = False, checkpoint_seconds: float = 30.0):
-        """Args: the folder of all runs; the run's name; whether a killed run goes on; seconds between checkpoints.
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        resumed: bool = False,
+        checkpoint_seconds: float = 30.0,
+        insecure_seed: int | None = None,
+    ):
+        """Args: the folder of all runs; the run's name; whether a killed run goes on; seconds between checkpoints; the seed
+          of private randomness, with which no killed run goes on.
 
         Raises:
           InvalidInputError: the name is no plain folder name, or the folder holds something already (or, to be resumed,
@@ -96,11 +105,15 @@ class RunFolder:
             exists = self.path.exists()
         except OSError as error:
             raise InvalidInputError(f"run folder {self.path} cannot be used ({error.strerror}).") from error
-        self._resumed = resumed
+        self._resumed, self._seeded = resumed, insecure_seed is not None
         self.checkpoints = Checkpoints(self.private, checkpoint_seconds)
         if resumed:
             check(self.private.is_dir(), f"run folder {self.path} holds no run to resume.")
             check(not self.release.exists(), f"run {self.path} is finished: its release is {self.release}.")
+            check(
+                not self._seeded,
+                f"insecure_seed={insecure_seed} would draw the noise of the run's beginning once more: {self.way_on}.",
+            )
         else:
             check(
                 not exists,
@@ -117,8 +130,9 @@ class RunFolder:
 
         Raises:
           InvalidInputError: the folder is in use by another process, or the disk is full or read-only.
+          KeyboardInterrupt: as it came, with words for how to go on.
         """
-        with self._one_line_for_full_disks():
+        with self._one_line_for_full_disks(), self._way_on_for_interruptions():
             opened = self._resuming(num_records, shared) if self._resumed else self._new(num_records, shared, config)
             with opened as ledger:
                 yield ledger
@@ -168,6 +182,26 @@ class RunFolder:
             if ledger is not None:
                 ledger.close()
 
+    @property
+    def way_on(self) -> str:
+        """What to do when the run was interrupted."""
+        if self._seeded:
+            return f"remove {self.path} and start again, for a run with --insecure-seed is not resumed"
+        return f"go on with python train.py --resume {shlex.quote(str(self.path))}"
+
+    @contextmanager
+    def _way_on_for_interruptions(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.release.exists():
+                words = f"the run is finished: its release is {self.release}"
+            elif self.path.exists():
+                words = self.way_on
+            else:
+                words = "nothing was charged or trained, and nothing is left; start again"
+            raise KeyboardInterrupt(f"interrupted: {words}") from None
+
     @contextmanager
     def _one_line_for_full_disks(self) -> Iterator[None]:
         """Whatever library met it, a disk that takes no more is one refusal."""
@@ -181,7 +215,7 @@ class RunFolder:
             else:
                 shown = " ".join(str(error).split())[:200]
                 reason = f"something could not be written ({shown}): make room or give access."
-            way_out = f"Then go on with --resume {self.path}." if self.path.exists() else "Then start again."
+            way_out = f"Then {self.way_on}." if self.path.exists() else "Then start again."
             raise StorageError(f"run {self.path} stopped: {reason} {way_out}") from error
 
     def write_private(self, model: DP2VAE) -> None:

@@ -61,7 +61,8 @@ class Training:
         plan = model.plan = self.begin()
         model.look_at_networks()
         model.num_records, model.unit, model.audit_canaries = records.num_records, records.unit, records.audit_canaries
-        show, progress = PhaseProgress(model, self._verbose), model.checkpoints.progress
+        show = model.shown = PhaseProgress(model, self._verbose)
+        progress = model.checkpoints.progress
         if model.checkpoints.resumed:
             show.phase(f"resumed: {progress.step} steps of {progress.phase.value} are in the checkpoint")
         if progress.phase is Phase.PRETRAINING:
@@ -95,6 +96,11 @@ class Training:
             model.privacy,
             lambda: terms_of(model, records, self._batch_size, self._rounds, self._steps_per_round),
             self._plan,
+        )
+        check(
+            not model.checkpoints.resumed or model.secure_noise,
+            f"the run in {model.checkpoints.folder} draws private randomness from an insecure seed, whose sequence would "
+            "begin anew and repeat its noise: start it again in a new folder.",
         )
         self._choose_mechanisms()
         return plan

@@ -26,7 +26,8 @@ class EvaluateFlags:
       samples: how many images are sampled for training the classifiers (DPDM's protocol: 60000).
       fid_samples: images a side for FID, KID, precision, recall, density, coverage (papers: 60000).
       fid_against: real images that samples are compared with - train (as papers do) or test.
-      inception_weights: weights of the FID's features; by default those in shared/data beside the project.
+      inception_weights: weights of the FID's features; by default shared/data/inception2015_pool3_weights.npz beside the
+        project, where it is.
       dataset: real data, as for train.py; by default what the run was trained on.
       data: an .npz with x_train, y_train and x_test, y_test, instead of --dataset.
       num_classes: size of the declared label set of --data.
@@ -52,7 +53,7 @@ class EvaluateFlags:
         for part in self.parts.split(","):
             check_choice(EVALUATION_PARTS, parts=part)
         check_choice(get_args(ReferenceName), fid_against=self.fid_against)
-        _check_one_source(self.dataset, self.data)
+        _check_source(self.dataset, self.data, self.num_classes)
         check_whole(maximum=MOST_CLASSES, num_classes=self.num_classes)
         check_whole(maximum=LONGEST, epochs=self.epochs)
         check_whole(_FEWEST_SAMPLES, maximum=LONGEST, samples=self.samples, fid_samples=self.fid_samples)
@@ -80,11 +81,15 @@ class AuditFlags:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_one_source(self.dataset, self.data)
+        _check_source(self.dataset, self.data, self.num_classes)
         check_whole(maximum=MOST_CLASSES, num_classes=self.num_classes)
         check_whole(_FEWEST_SAMPLES, maximum=LONGEST, samples=self.samples)
         check_seed(self.seed)
 
 
-def _check_one_source(dataset: str | None, data: Path | None) -> None:
+def _check_source(dataset: str | None, data: Path | None, num_classes: int) -> None:
     check(dataset is None or data is None, f"--dataset {dataset} and --data {data}: give one of them.")
+    check(
+        data is not None or num_classes == EvaluateFlags.num_classes,
+        f"--num-classes {num_classes}: of a file's records, so give --data too. A run's own data have the run's.",
+    )

@@ -35,7 +35,10 @@ def _first(images: np.ndarray) -> np.ndarray:
 
 
 def quantities_against_epsilon(report: Report, run: Path, folder: Path) -> None:
-    """Accuracy and FID against ε: this run among those beside it that were evaluated on the same data."""
+    """Accuracy and FID against ε: this run among those beside it that were evaluated on the same data.
+
+    A line is of one way of training, and of FIDs that may be compared: of equally many samples, against the same images.
+    """
     found = {run.name: report.to_json()}
     for file in run.parent.glob("*/private/evaluation/report.json"):
         other = _read(file)
@@ -43,9 +46,9 @@ def quantities_against_epsilon(report: Report, run: Path, folder: Path) -> None:
             found.setdefault(file.parents[2].name, other)
     for quantity, words in _QUANTITIES.items():
         points = [
-            (epsilon, entry[quantity], name)
+            (epsilon, entry[quantity], ", ".join([_way(entry), covered, *(_sizes(entry) if quantity == "fid" else [])]))
             for entry in found.values()
-            for epsilon, name in [_epsilon(entry)]
+            for epsilon, covered in [_epsilon(entry)]
             if epsilon is not None and entry.get(quantity) is not None
         ]
         if points:
@@ -56,6 +59,17 @@ def _epsilon(entry: dict[str, Any]) -> tuple[float | None, str]:
     if entry.get("epsilon") is not None:
         return entry["epsilon"], "end to end"
     return (entry.get("given_encoder") or {}).get("epsilon"), "given the encoder only"
+
+
+def _way(entry: dict[str, Any]) -> str:
+    """The name before what the statement says of the pre-training."""
+    said = entry.get("pretraining")
+    return said.partition(":")[0].lower() if isinstance(said, str) else "unnamed way of training"
+
+
+def _sizes(entry: dict[str, Any]) -> list[str]:
+    against = {"train": "records", "test": "test images"}.get(str(entry.get("fid_against")), "unnamed images")
+    return [f"{entry.get('fid_samples', '?')} samples against {against}"]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -49,19 +49,22 @@ class Report:
     Attributes:
       statement: the run's `privacy.json`.
       dataset: name of the real data.
+      seed: of samples and classifiers.
       parts: in the order of the table.
       seconds: how long each part took; for the private side alone.
     """
 
     statement: dict[str, Any]
     dataset: str
+    seed: int
     parts: list[Part]
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All that was found."""
         values = {name: value for part in self.parts for name, value in part.values.items()}
-        return {"not_covered": NOT_COVERED, "dataset": self.dataset, **guarantee(self.statement).values, **values}
+        what = {"dataset": self.dataset, "seed": self.seed, "pretraining": self.statement.get("pretraining")}
+        return {"not_covered": NOT_COVERED, **what, **guarantee(self.statement).values, **values}
 
     def __str__(self) -> str:
         """The terminal's table."""
