@@ -48,7 +48,8 @@ class Ledger:
     """The append-only record of what was spent on one data set.
 
     With a path, every charge is on disk (flushed to the device) before `charge` returns: a crash may waste budget, never
-    hide it. One process at a time holds a ledger. Several runs on one data set share a ledger by its path.
+    hide it. One process at a time holds a ledger in a file. Several runs on one data set share a ledger: one object, or one
+    path after the other; then all of them are in their statements. `shared=True` says beforehand that it is kept for all.
 
     Attributes:
       run: identity of the run that charges.
@@ -69,7 +70,8 @@ class Ledger:
         Args:
           path: a JSON-lines file, created when missing; None keeps the ledger in memory.
           num_records: N of the data set; a ledger of another N is refused.
-          shared: whether it is kept for all runs on the data set; the statement says so.
+          shared: whether it is kept for all runs on the data set: statements say so from the first run on, and runs
+            without a guarantee are refused.
 
         Raises:
           InvalidInputError: the file is no ledger, is damaged, is held by another process, or belongs to another N.

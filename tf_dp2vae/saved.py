@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tf_dp2vae.accounting import Event
+from tf_dp2vae.accounting import Event, merged
 from tf_dp2vae.validation import InvalidInputError, check, first_line
 
 if TYPE_CHECKING:
+    from tf_dp2vae.ledger import Ledger
     from tf_dp2vae.model import DP2VAE
 
 _MOST_BYTES = 2**31
 _OBJECTS = ("encoder", "decoder", "privacy", "pretraining", "prior", "refinement", "augmentation")
 _VALUES = ("draws", "engine", "physical_batch_size", "seed", "trials")
 """The constructor's arguments, apart from those that belong to one process: ledger, checkpoints, entropy."""
-_PAST = "past"
+_PAST, _RUN = "past", "run"
 
 
 def config_of(model: DP2VAE) -> dict[str, Any]:
@@ -36,12 +39,18 @@ def config_of(model: DP2VAE) -> dict[str, Any]:
             "num_records": model.num_records,
             "unit": serialize(model.unit),
             "audit_canaries": model.audit_canaries,
-            "events": [event.to_json() for event in model.ledger.events],
+            "events": [{**event.to_json(), _RUN: run} for run, event in _charged(model.ledger)],
             "shared_ledger": model.ledger.shared,
             "ledger_in_file": model.ledger.path is not None or model.ledger.detached,
             "secure_noise": model.secure_noise,
         },
     }
+
+
+def _charged(ledger: Ledger) -> Iterator[tuple[str, Event]]:
+    """What each run charged, in order; a run's equal events are one where no other run comes between them."""
+    for run, charges in groupby(ledger.charges, key=lambda charge: charge.run):
+        yield from ((run, event) for event in merged(charge.event for charge in charges))
 
 
 def model_of(cls: type[DP2VAE], config: dict[str, Any], custom_objects: Any = None) -> DP2VAE:
@@ -53,6 +62,7 @@ def model_of(cls: type[DP2VAE], config: dict[str, Any], custom_objects: Any = No
     model.unit = restore(past["unit"], custom_objects)
     model.ledger.bind(past["num_records"], model.unit.in_full)
     for event in past["events"]:
+        model.ledger.run = event.get(_RUN, "")  # none in older files
         model.ledger.charge(Event.from_json(event))
     model.ledger.shared, model.ledger.detached = past["shared_ledger"], past["ledger_in_file"]
     model.secure_noise = past["secure_noise"]
