@@ -12,10 +12,13 @@ import tensorflow as tf
 from conftest import CLASSES, IMAGES, LABELS, LATENT, equal_weights, fit, tiny_model
 
 from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.contrast import Contrast
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.pretraining import Dreams
+from tf_dp2vae.priors import LatentPrior
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.reproducible import renumbered, with_names
+from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.saved import load
 from tf_dp2vae.validation import InvalidInputError
 
@@ -140,6 +143,17 @@ def test_sampler_holds_decoder_prior_and_contrast_and_nothing_else(trained, tmp_
     content = b"".join(path.read_bytes() for path in (tmp_path / "sampler").rglob("*") if path.is_file())
     for word in (b"encoder/", b"log_variance", b"adam", b"momentum", b"velocity", b"noise_multiplier"):
         assert word not in content.lower().replace(b"decoder/", b"")
+
+
+def test_classes_are_drawn_independently_at_one_seed():
+    """With equal Gaussians the latents of classes are equal where their noise is."""
+    decoder_input, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    shown = keras.layers.Reshape((1, 1, LATENT))(decoder_input + 0 * keras.ops.sum(label))
+    prior, contrast = LatentPrior(LATENT, CLASSES), Contrast()
+    sampler = Sampler(keras.Model([decoder_input, label], shown), prior, contrast, CLASSES)
+    drawn = np.stack([sampler.sample(2_000, label, 5).numpy().ravel() for label in range(CLASSES)])
+    apart = np.corrcoef(drawn) - np.eye(CLASSES)
+    assert np.abs(apart).max() < 5 / np.sqrt(drawn.shape[1])
 
 
 def test_samples_follow_the_prior_and_the_decoder(trained, tmp_path):

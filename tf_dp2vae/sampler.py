@@ -11,7 +11,7 @@ from tf_dp2vae.contrast import Contrast
 from tf_dp2vae.judge import Judge
 from tf_dp2vae.priors import LatentPrior
 
-_LATENT, _LABEL, _CHOICE = 1, 2, 3
+_LATENT, _LABEL = 1, 2
 _BLOCK = 64
 """Images judged at once; candidates and their features are kept for no more of them than that."""
 
@@ -21,7 +21,8 @@ class Sampler(tf.Module):
 
     Signatures: `sample(num, label, seed)` for a conditional model, `sample(num, seed)` otherwise → images in [0, 1],
     float32 [num, height, width, channels]; `sample_labels(num, seed)` → labels at the frequencies of the training
-    data as far as the guarantee lets them be known. All arguments are int32 scalars; equal seeds give equal samples.
+    data as far as the guarantee lets them be known. All arguments are int32 scalars; equal seeds give equal samples, and
+    independent ones of different labels.
     """
 
     def __init__(
@@ -60,42 +61,43 @@ class Sampler(tf.Module):
             (label >= 0) & (label < self._num_classes), [f"label must lie in 0 to {self._num_classes - 1}, not", label]
         )
         with tf.control_dependencies([known]):
-            label, num = tf.identity(label), _counted(num)
+            labels = tf.fill([_counted(num)], label)
+        # At one seed every class would get the same latents, but for their means and scales.
+        return self._images(labels, tf.random.experimental.stateless_fold_in(tf.stack([seed, _LATENT]), label))
+
+    def _sample(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return self._images(tf.zeros([_counted(num)], tf.int32), tf.stack([seed, _LATENT]))
+
+    def _images(self, labels: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """An image of each label, chosen by the judge where there is one."""
         if self._judge is None:
-            return self._of_class(num, label, tf.stack([seed, _LATENT]))
-        judge, shape = self._judge, self._decoder.output_shape[1:]
+            return self._unjudged(labels, key)
+        judge, num, shape = self._judge, tf.size(labels), self._decoder.output_shape[1:]
 
-        def block(index: tf.Tensor) -> tf.Tensor:
-            return self._chosen(
-                judge, label, tf.random.experimental.stateless_fold_in(tf.stack([seed, _CHOICE]), index)
-            )
+        def block(entry: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            index, labels = entry
+            return self._chosen(judge, labels, tf.random.experimental.stateless_fold_in(key, index))
 
+        padded = tf.reshape(tf.pad(labels, [[0, -num % _BLOCK]]), [-1, _BLOCK])
         blocks = tf.map_fn(
             block,
-            tf.range((num + _BLOCK - 1) // _BLOCK),
+            (tf.range(tf.shape(padded)[0]), padded),
             fn_output_signature=tf.TensorSpec([_BLOCK, *shape]),
             parallel_iterations=1,
         )
         return tf.reshape(blocks, [-1, *shape])[:num]
 
-    def _chosen(self, judge: Judge, label: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """A block of images of the class, each chosen by the judge."""
-        for_latents, for_choice = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-        images = self._of_class(_BLOCK * self._candidates, label, for_latents)
+    def _chosen(self, judge: Judge, labels: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """A block of images of the labels, each chosen by the judge."""
+        for_latents, for_choice = tf.unstack(tf.random.experimental.stateless_split(key, 2))
+        images = self._unjudged(tf.repeat(labels, self._candidates), for_latents)
         candidates = tf.reshape(images, [_BLOCK, self._candidates, *images.shape[1:]])
         uniform = tf.random.stateless_uniform([_BLOCK, self._candidates], for_choice, minval=1e-7)
-        return judge.choose(candidates, tf.fill([_BLOCK], label), uniform)
+        return judge.choose(candidates, labels, uniform)
 
-    def _of_class(self, num: Any, label: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        labels = tf.fill([num], label)
-        return self._pixels([self._prior.sample(labels, seed), tf.one_hot(labels, self._num_classes)])
-
-    def _sample(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        num = _counted(num)
-        latent = self._prior.sample(tf.zeros([num], tf.int32), tf.stack([seed, _LATENT]))
-        return self._pixels(latent)
-
-    def _pixels(self, inputs: Any) -> tf.Tensor:
+    def _unjudged(self, labels: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        latent = self._prior.sample(labels, key)
+        inputs = [latent, tf.one_hot(labels, self._num_classes)] if self._num_classes else latent
         return self._contrast(self._decoder(inputs, training=False))
 
     def _sample_labels(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -54,8 +54,8 @@ class Release:
     def _of_label(self, label: int, num: int, seed: int) -> np.ndarray:
         parts = []
         for start in range(0, num, _CHUNK):
-            # Seeds of chunks must not meet those of another call: 1,009 and 7,919 are primes beyond any count here.
-            chunk_seed = (seed * 7_919 + label * 1_009 + start // _CHUNK) % 2**31
+            # Seeds of chunks must not meet those of another call: 7,919 is beyond any count of chunks here.
+            chunk_seed = (seed * 7_919 + start // _CHUNK) % 2**31
             arguments = (_CHUNK, label, chunk_seed) if self.conditional else (_CHUNK, chunk_seed)
             parts.append(np.asarray(self.sampler.sample(*arguments)))
         return np.concatenate(parts)[:num]
