@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, IMAGES, LABELS, LATENT, equal_weights, fit, tiny_model
+from conftest import CLASSES, IMAGES, LABELS, LATENT, SHAPE, equal_weights, fit, tiny_model
 
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.contrast import Contrast
+from tf_dp2vae.judge import Judge
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.pretraining import Dreams
 from tf_dp2vae.priors import LatentPrior
@@ -75,6 +76,10 @@ for label in (-1, 3):
     else:
         raise AssertionError("a label outside the set was accepted")
 assert sampler.sample(0, 1, 0).shape == (0, 8, 8, 1)
+assert sampler.num_classes() == 3 and sampler.image_shape().numpy().tolist() == [8, 8, 1]
+images, labels = sampler.sample_records(70, 4)
+assert images.shape == (70, 8, 8, 1) and images.dtype == tf.float32 and labels.dtype == tf.int32
+assert np.array_equal(labels, sampler.sample_labels(70, 4)) and set(labels.numpy()) <= {0, 1, 2}
 np.save(sys.argv[2], first)
 """
 
@@ -143,6 +148,22 @@ def test_sampler_holds_decoder_prior_and_contrast_and_nothing_else(trained, tmp_
     content = b"".join(path.read_bytes() for path in (tmp_path / "sampler").rglob("*") if path.is_file())
     for word in (b"encoder/", b"log_variance", b"adam", b"momentum", b"velocity", b"noise_multiplier"):
         assert word not in content.lower().replace(b"decoder/", b"")
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_records_are_images_of_their_labels(candidates):
+    """A decoder that shows the label it is asked for, in whatever order labels come."""
+    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    level = keras.ops.sum(label * np.array([-2.0, 0.0, 2.0], np.float32), axis=1, keepdims=True)
+    shown = keras.layers.Reshape(SHAPE)(keras.ops.repeat(level + 0 * latent[:, :1], 64, axis=1))
+    contrast, judge = Contrast(), Judge(SHAPE, CLASSES)
+    sampler = Sampler(
+        keras.Model([latent, label], shown), LatentPrior(LATENT, CLASSES), contrast, CLASSES, judge, candidates
+    )
+    images, labels = sampler.sample_records(150, 1)
+    assert len(set(labels[:64].numpy())) == CLASSES
+    expected = contrast(tf.gather(tf.constant([-2.0, 0.0, 2.0]), labels))
+    np.testing.assert_allclose(images, tf.broadcast_to(expected[:, None, None, None], images.shape), atol=1e-6)
 
 
 def test_classes_are_drawn_independently_at_one_seed():

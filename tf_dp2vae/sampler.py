@@ -11,7 +11,7 @@ from tf_dp2vae.contrast import Contrast
 from tf_dp2vae.judge import Judge
 from tf_dp2vae.priors import LatentPrior
 
-_LATENT, _LABEL = 1, 2
+_LATENT, _LABEL, _RECORD = 1, 2, 3
 _BLOCK = 64
 """Images judged at once; candidates and their features are kept for no more of them than that."""
 
@@ -20,9 +20,11 @@ class Sampler(tf.Module):
     """Owns the weights of decoder, prior, contrast and judge and nothing else: no encoder, no optimizer, no records.
 
     Signatures: `sample(num, label, seed)` for a conditional model, `sample(num, seed)` otherwise → images in [0, 1],
-    float32 [num, height, width, channels]; `sample_labels(num, seed)` → labels at the frequencies of the training
-    data as far as the guarantee lets them be known. All arguments are int32 scalars; equal seeds give equal samples, and
-    independent ones of different labels.
+    float32 [num, height, width, channels]; `sample_labels(num, seed)` → labels, int32 [num], at the frequencies of the
+    training data as far as the guarantee lets them be known; `sample_records(num, seed)` → images and labels, those of
+    `sample_labels` at the seed (0 without labels). All arguments are int32 scalars; equal seeds give equal samples, and
+    independent ones of different labels. `num_classes()` → int32, 0 without labels; `image_shape()` → int32 [3], height,
+    width and channels.
     """
 
     def __init__(
@@ -45,16 +47,18 @@ class Sampler(tf.Module):
         super().__init__(name="sampler")
         self._decoder, self._prior, self._contrast, self._num_classes = decoder, prior, contrast, num_classes
         self._judge, self._candidates = (judge, candidates) if num_classes and candidates > 1 else (None, 1)
-        scalar = tf.TensorSpec([], tf.int32)
 
         def named(*names: str) -> list[tf.TensorSpec]:
-            return [tf.TensorSpec(scalar.shape, scalar.dtype, name) for name in names]
+            return [tf.TensorSpec([], tf.int32, name) for name in names]
 
         if num_classes:
             self.sample = tf.function(self._sample_class, input_signature=named("num", "label", "seed"))
         else:
             self.sample = tf.function(self._sample, input_signature=named("num", "seed"))
         self.sample_labels = tf.function(self._sample_labels, input_signature=named("num", "seed"))
+        self.sample_records = tf.function(self._sample_records, input_signature=named("num", "seed"))
+        self.num_classes = tf.function(lambda: tf.constant(num_classes), input_signature=[])
+        self.image_shape = tf.function(lambda: tf.constant(decoder.output_shape[1:]), input_signature=[])
 
     def _sample_class(self, num: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         known = tf.debugging.Assert(
@@ -67,6 +71,10 @@ class Sampler(tf.Module):
 
     def _sample(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return self._images(tf.zeros([_counted(num)], tf.int32), tf.stack([seed, _LATENT]))
+
+    def _sample_records(self, num: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        labels = self._sample_labels(num, seed)
+        return self._images(labels, tf.stack([seed, _RECORD])), labels
 
     def _images(self, labels: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """An image of each label, chosen by the judge where there is one."""
