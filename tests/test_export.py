@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 import tensorflow as tf
 from conftest import CLASSES, IMAGES, LABELS, LATENT, SHAPE, equal_weights, fit, tiny_model
 
+import tf_dp2vae
 from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.baselines import StatisticsAlone, build_linear_decoder
 from tf_dp2vae.contrast import Contrast
 from tf_dp2vae.judge import Judge
 from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.networks import build_encoder
 from tf_dp2vae.pretraining import Dreams
 from tf_dp2vae.priors import LatentPrior
 from tf_dp2vae.refinement import Refinement
@@ -46,6 +50,45 @@ def test_keras_file_keeps_weights_ledger_and_guarantee(trained, tmp_path):
     assert again.privacy_statement().to_json() == model.privacy_statement().to_json()
     with pytest.raises(InvalidInputError, match="budget"):
         fit(again)
+
+
+class Unregistered(keras.layers.Dense):
+    """A dense layer that Keras knows nothing of."""
+
+
+def test_model_on_layers_of_ones_own_is_loaded_with_them(tmp_path):
+    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    hidden = Unregistered(64)(keras.layers.Concatenate()([latent, label]))
+    decoder = keras.Model([latent, label], keras.layers.Reshape(SHAPE)(hidden))
+    model = DP2VAE(tiny_model().encoder, decoder)
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(InvalidInputError, match="pass them as custom_objects"):
+        load(tmp_path / "model.keras")
+    again = load(tmp_path / "model.keras", custom_objects={"Unregistered": Unregistered})
+    assert any(type(layer) is Unregistered for layer in again.decoder.layers)
+    assert equal_weights(model.get_weights(), again.get_weights())
+
+
+LISTED = """
+import sys
+import tf_dp2vae
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+model = tf_dp2vae.load(sys.argv[1])
+assert isinstance(model.pretraining, tf_dp2vae.StatisticsAlone)
+assert all(getattr(tf_dp2vae, name) is not None for name in tf_dp2vae.__all__)
+assert {"NotPrivate", "build_linear_decoder", "datasets"} <= set(tf_dp2vae.__all__)
+assert callable(tf_dp2vae.datasets.load)
+"""
+
+
+def test_every_name_is_listed_and_any_model_is_loaded_where_nothing_was_imported_before(tmp_path):
+    encoder = build_encoder(SHAPE, 4, CLASSES, width=1)
+    model = DP2VAE(encoder, build_linear_decoder(SHAPE, 4, CLASSES), pretraining=StatisticsAlone(components=4))
+    model.save(tmp_path / "model.keras")
+    root = Path(tf_dp2vae.__file__).parents[1]
+    command = [sys.executable, "-c", LISTED, tmp_path / "model.keras"]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 LOAD_ALONE = """

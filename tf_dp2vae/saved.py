@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,18 +71,21 @@ def model_of(cls: type[DP2VAE], config: dict[str, Any], custom_objects: Any = No
     return model
 
 
-def load(path: str | os.PathLike[str]) -> DP2VAE:
+def load(path: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None) -> DP2VAE:
     """The model that `model.save(path)` wrote, with its ledger and its guarantee.
 
     Checks the archive's own checksums and its unpacked size before anything is read from it; no Python code in it runs
-    (Keras's safe mode).
+    (Keras's safe mode). `keras.models.load_model` reads the file too, without those checks, and once something of
+    `tf_dp2vae` was used: `import tf_dp2vae` alone makes no class known to Keras.
 
     Args:
       path: a .keras file.
+      custom_objects: classes and functions by name, which the networks are made of and Keras does not know.
 
     Raises:
       InvalidInputError: the file is missing, damaged, too large or holds another kind of model.
     """
+    import_module("tf_dp2vae.baselines")  # which nothing else here imports, and whose classes a model may hold
     from tf_dp2vae.model import DP2VAE
 
     file = Path(path)
@@ -95,12 +99,13 @@ def load(path: str | os.PathLike[str]) -> DP2VAE:
             )
             damaged = archive.testzip()
         check(damaged is None, f"model file {file} is damaged in {damaged}: save the model again.")
-        model: Any = keras.saving.load_model(file)
+        model: Any = keras.saving.load_model(file, custom_objects=custom_objects)
     except InvalidInputError:
         raise
     except Exception as error:  # a damaged file raises whatever the zip, JSON, HDF5 and Keras readers raise
         raise InvalidInputError(
-            f"model file {file} cannot be read ({first_line(error)}): save the model again."
+            f"model file {file} cannot be read ({first_line(error)}): save the model again, or, if it has layers of your "
+            "own, pass them as custom_objects."
         ) from error
     check(isinstance(model, DP2VAE), f"model file {file} holds a {type(model).__name__}: a DP2VAE is needed.")
     return model
