@@ -109,7 +109,7 @@ def reconstructions(model: DP2VAE, images: np.ndarray, labels: np.ndarray) -> np
 
 def samples(model: DP2VAE, num: int, seed: int, candidates: int = 1) -> Labelled:
     """As a release of the model would draw them."""
-    return Release({}, model.sampler(candidates), True, model.image_shape).samples(num, seed)
+    return Release({}, model.sampler(candidates), model.num_classes, model.image_shape).samples(num, seed)
 
 
 def measure(data: Path, flags: Flags) -> Iterator[dict]:

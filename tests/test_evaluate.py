@@ -194,7 +194,7 @@ def test_too_few_records_for_a_classifier_cost_that_part_alone():
 
 
 def test_labels_of_images_are_left_aside_where_samples_have_none(root):
-    release = SimpleNamespace(image_shape=SHAPE, conditional=False)
+    release = SimpleNamespace(image_shape=SHAPE, num_classes=0)
     real = real_images(root / "runs" / "run", release, data=root / "data.npz", num_classes=3)
     assert "no labels" in real.without_labels
     assert not real.train[1].any() and not real.test[1].any()
@@ -288,32 +288,35 @@ def cut_weights(run):
     file.write_bytes(file.read_bytes()[:50])
 
 
-def other_sampler(run):
-    class Bright(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 3)
-        def sample(self, num, label, seed):
-            return 7.0 * tf.ones([num, *SHAPE])
+class Foreign(tf.Module):
+    """A sampler of three classes that somebody else made."""
 
-        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 2)
-        def sample_labels(self, num, seed):
-            return tf.zeros([num], tf.int32)
+    bright, label, classes = 0.5, 0, 3
 
-    tf.saved_model.save(Bright(), str(run / "release" / "sampler"))
+    @tf.function(input_signature=[])
+    def num_classes(self):
+        return tf.constant(self.classes)
+
+    @tf.function(input_signature=[])
+    def image_shape(self):
+        return tf.constant(SHAPE)
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 2)
+    def sample_records(self, num, seed):
+        return self.bright * tf.ones([num, *SHAPE]), self.label + tf.zeros([num], tf.int32)
 
 
-def other_labels(run):
-    class Unknown(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 3)
-        def sample(self, num, label, seed):
-            tf.debugging.assert_less(label, 3)
-            return tf.zeros([num, *SHAPE])
+def foreign(**changes):
+    def put(run):
+        sampler = Foreign()
+        for name, value in changes.items():
+            setattr(sampler, name, value)
+        shutil.rmtree(run / "release" / "sampler")
+        tf.saved_model.save(sampler, str(run / "release" / "sampler"))
+        (run / "release" / "SHA256SUMS").unlink()
+        write_checksums(run / "release")
 
-        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 2)
-        def sample_labels(self, num, seed):
-            return 50 + tf.zeros([num], tf.int32)
-
-    shutil.rmtree(run / "release" / "sampler")
-    tf.saved_model.save(Unknown(), str(run / "release" / "sampler"))
+    return put
 
 
 def damaged_flags(run):
@@ -329,8 +332,11 @@ def damaged_flags(run):
         (stating(end_to_end=False), "without a guarantee"),
         (cut_sampler, "tampered"),
         (cut_weights, "tampered"),
-        (other_sampler, "tampered"),
-        (other_labels, "tampered"),
+        (foreign(bright=7.0), "does not sample labels and images in [0, 1]"),
+        (foreign(label=50), "does not sample labels and images in [0, 1]"),
+        (foreign(label=-1), "does not sample labels and images in [0, 1]"),
+        (foreign(sample_records=None), "no sampler of ours"),
+        (foreign(classes=4), "has a label set of 3, the release one of 4"),
         (stating(epsilon="small"), "numbers below 0 or none at all"),
         (stating(epsilon_rdp="small"), "numbers below 0 or none at all"),
         (stating(given_encoder={"epsilon_pld": "small"}), "numbers below 0 or none at all"),

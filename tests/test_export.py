@@ -4,18 +4,26 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CLASSES, IMAGES, LABELS, LATENT, equal_weights, fit, tiny_model
+from conftest import CLASSES, IMAGES, LABELS, LATENT, SHAPE, equal_weights, fit, tiny_model
 
+import tf_dp2vae
 from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.baselines import StatisticsAlone, build_linear_decoder
+from tf_dp2vae.contrast import Contrast
+from tf_dp2vae.judge import Judge
 from tf_dp2vae.model import DP2VAE
+from tf_dp2vae.networks import build_encoder
 from tf_dp2vae.pretraining import Dreams
+from tf_dp2vae.priors import LatentPrior
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.reproducible import renumbered, with_names
+from tf_dp2vae.sampler import Sampler
 from tf_dp2vae.saved import load
 from tf_dp2vae.validation import InvalidInputError
 
@@ -42,6 +50,45 @@ def test_keras_file_keeps_weights_ledger_and_guarantee(trained, tmp_path):
     assert again.privacy_statement().to_json() == model.privacy_statement().to_json()
     with pytest.raises(InvalidInputError, match="budget"):
         fit(again)
+
+
+class Unregistered(keras.layers.Dense):
+    """A dense layer that Keras knows nothing of."""
+
+
+def test_model_on_layers_of_ones_own_is_loaded_with_them(tmp_path):
+    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    hidden = Unregistered(64)(keras.layers.Concatenate()([latent, label]))
+    decoder = keras.Model([latent, label], keras.layers.Reshape(SHAPE)(hidden))
+    model = DP2VAE(tiny_model().encoder, decoder)
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(InvalidInputError, match="pass them as custom_objects"):
+        load(tmp_path / "model.keras")
+    again = load(tmp_path / "model.keras", custom_objects={"Unregistered": Unregistered})
+    assert any(type(layer) is Unregistered for layer in again.decoder.layers)
+    assert equal_weights(model.get_weights(), again.get_weights())
+
+
+LISTED = """
+import sys
+import tf_dp2vae
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+model = tf_dp2vae.load(sys.argv[1])
+assert isinstance(model.pretraining, tf_dp2vae.StatisticsAlone)
+assert all(getattr(tf_dp2vae, name) is not None for name in tf_dp2vae.__all__)
+assert {"NotPrivate", "build_linear_decoder", "datasets"} <= set(tf_dp2vae.__all__)
+assert callable(tf_dp2vae.datasets.load)
+"""
+
+
+def test_every_name_is_listed_and_any_model_is_loaded_where_nothing_was_imported_before(tmp_path):
+    encoder = build_encoder(SHAPE, 4, CLASSES, width=1)
+    model = DP2VAE(encoder, build_linear_decoder(SHAPE, 4, CLASSES), pretraining=StatisticsAlone(components=4))
+    model.save(tmp_path / "model.keras")
+    root = Path(tf_dp2vae.__file__).parents[1]
+    command = [sys.executable, "-c", LISTED, tmp_path / "model.keras"]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 LOAD_ALONE = """
@@ -72,6 +119,10 @@ for label in (-1, 3):
     else:
         raise AssertionError("a label outside the set was accepted")
 assert sampler.sample(0, 1, 0).shape == (0, 8, 8, 1)
+assert sampler.num_classes() == 3 and sampler.image_shape().numpy().tolist() == [8, 8, 1]
+images, labels = sampler.sample_records(70, 4)
+assert images.shape == (70, 8, 8, 1) and images.dtype == tf.float32 and labels.dtype == tf.int32
+assert np.array_equal(labels, sampler.sample_labels(70, 4)) and set(labels.numpy()) <= {0, 1, 2}
 np.save(sys.argv[2], first)
 """
 
@@ -140,6 +191,33 @@ def test_sampler_holds_decoder_prior_and_contrast_and_nothing_else(trained, tmp_
     content = b"".join(path.read_bytes() for path in (tmp_path / "sampler").rglob("*") if path.is_file())
     for word in (b"encoder/", b"log_variance", b"adam", b"momentum", b"velocity", b"noise_multiplier"):
         assert word not in content.lower().replace(b"decoder/", b"")
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_records_are_images_of_their_labels(candidates):
+    """A decoder that shows the label it is asked for, in whatever order labels come."""
+    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    level = keras.ops.sum(label * np.array([-2.0, 0.0, 2.0], np.float32), axis=1, keepdims=True)
+    shown = keras.layers.Reshape(SHAPE)(keras.ops.repeat(level + 0 * latent[:, :1], 64, axis=1))
+    contrast, judge = Contrast(), Judge(SHAPE, CLASSES)
+    sampler = Sampler(
+        keras.Model([latent, label], shown), LatentPrior(LATENT, CLASSES), contrast, CLASSES, judge, candidates
+    )
+    images, labels = sampler.sample_records(150, 1)
+    assert len(set(labels[:64].numpy())) == CLASSES
+    expected = contrast(tf.gather(tf.constant([-2.0, 0.0, 2.0]), labels))
+    np.testing.assert_allclose(images, tf.broadcast_to(expected[:, None, None, None], images.shape), atol=1e-6)
+
+
+def test_classes_are_drawn_independently_at_one_seed():
+    """With equal Gaussians the latents of classes are equal where their noise is."""
+    decoder_input, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    shown = keras.layers.Reshape((1, 1, LATENT))(decoder_input + 0 * keras.ops.sum(label))
+    prior, contrast = LatentPrior(LATENT, CLASSES), Contrast()
+    sampler = Sampler(keras.Model([decoder_input, label], shown), prior, contrast, CLASSES)
+    drawn = np.stack([sampler.sample(2_000, label, 5).numpy().ravel() for label in range(CLASSES)])
+    apart = np.corrcoef(drawn) - np.eye(CLASSES)
+    assert np.abs(apart).max() < 5 / np.sqrt(drawn.shape[1])
 
 
 def test_samples_follow_the_prior_and_the_decoder(trained, tmp_path):

@@ -76,13 +76,25 @@ def test_reopened_ledger_goes_on_where_it_was(path):
 
 def test_second_holder_and_other_data_set_are_refused(path):
     ledger = Ledger(path, 50)
-    with pytest.raises(InvalidInputError, match="in use"):
+    with pytest.raises(InvalidInputError, match=r"in use by another run, or by this program: .* or call close\(\) on"):
         Ledger(path, 50)
     ledger.charge(STEP)
     ledger.close()
     with pytest.raises(InvalidInputError, match="50 records, not 60"):
         Ledger(path, 60)
     Ledger(path, 50)
+
+
+def test_ledger_lets_go_at_the_end_of_its_block_and_takes_no_charge_after_it(path):
+    for _ in range(2):
+        with Ledger(path, 50) as ledger:
+            ledger.charge(STEP)
+    with pytest.raises(InvalidInputError, match=r"was closed: set model.ledger = Ledger\(path\)"):
+        ledger.charge(STEP)
+    assert [charge.event for charge in ledger.charges] == events_of(path) == [STEP, STEP]
+    with pytest.raises(ZeroDivisionError), Ledger(path, 50):
+        1 / 0  # noqa: B018
+    Ledger(path, 50).close()
 
 
 def test_ledger_that_is_removed_between_opening_and_locking_is_refused(path, monkeypatch):

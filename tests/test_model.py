@@ -88,6 +88,8 @@ def test_unlabelled_model_trains_evaluates_and_samples(tmp_path):
     assert not np.array_equal(images, sampler.sample(3, 6))
     positional, named = sampler.sample.concrete_functions[0].structured_input_signature
     assert [spec.name for spec in positional] == ["num", "seed"] and not named
+    assert sampler.num_classes() == 0 and not sampler.sample_records(3, 5)[1].numpy().any()
+    assert sampler.sample_records(3, 5)[0].shape == images.shape == (3, *sampler.image_shape().numpy())
 
 
 def test_validation_data_and_passive_callbacks_are_welcome(tmp_path):

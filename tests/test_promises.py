@@ -64,6 +64,20 @@ def test_a_loaded_model_charges_the_ledger_in_its_file_or_nothing(tmp_path, shar
     assert len(Ledger(tmp_path / "ledger").charges) == before + 2
 
 
+def test_ledger_in_memory_that_several_runs_used_is_called_shared(tmp_path):
+    ledger = Ledger()
+    alone, second = (tiny_model(ledger=ledger, privacy=Privacy(epsilon)) for epsilon in (0.5, 1.0))
+    fit(alone)
+    assert "this run's own" in str(alone.privacy_statement())
+    fit(second)
+    statement = second.privacy_statement()
+    assert len(statement.events) == 2 and statement.to_json()["shared_ledger"]
+    assert "every run that it held" in str(statement) and "this run's own" not in str(statement)
+    second.save(tmp_path / "model.keras")
+    loaded = load(tmp_path / "model.keras").privacy_statement()
+    assert loaded.to_json() == statement.to_json() and str(loaded) == str(statement)
+
+
 def seeded(seed, **arguments):
     keras.utils.set_random_seed(0)
     model = tiny_model(pretraining=DREAMS, prior=None, entropy=InsecureSeed(seed), **arguments)

@@ -144,6 +144,38 @@ def test_name_of_the_machine_is_found(made, release, monkeypatch):
     assert "the name of this machine" in refusal(made, release)
 
 
+@pytest.mark.parametrize("name", ["n1", "c3", "gpu-7"])
+def test_short_name_of_the_machine_is_found_in_texts_and_not_by_chance_among_weights(made, release, monkeypatch, name):
+    model, records, run = made
+    monkeypatch.setattr(platform, "node", lambda: name)
+    chance = np.random.default_rng(0).normal(size=300_420).astype(np.float32).tobytes()
+    append(release / "sampler" / "saved_model.pb", chance + f"({name})".encode())
+    refuse_leaks(release, secrets_of(model, records, run.private))
+    for text in ("privacy.md", "privacy.json"):
+        content = (release / text).read_bytes()
+        (release / text).write_bytes(content.replace(b"a seed", f"a seed on {name}".encode()))
+        assert f"{text} holds the name of this machine" in refusal(made, release)
+        (release / text).write_bytes(content)
+
+
+def test_long_name_of_the_machine_is_found_in_the_graph(made, release, monkeypatch):
+    monkeypatch.setattr(platform, "node", lambda: "build-7")
+    append(release / "sampler" / "saved_model.pb", b"\x00build-7\x00")
+    assert "saved_model.pb holds the name of this machine" in refusal(made, release)
+
+
+def test_short_folder_is_found_in_texts_and_among_weights_where_something_lies_in_it(made, release, monkeypatch):
+    model, records, run = made
+    monkeypatch.setattr("os.path.expanduser", lambda _: "/r007")
+    graph = release / "sampler" / "saved_model.pb"
+    append(graph, b" /r007 ")
+    refuse_leaks(release, secrets_of(model, records, run.private))
+    append(graph, b" /r007/x")
+    append(release / "privacy.md", b" in /r007.")
+    found = refusal(made, release)
+    assert "saved_model.pb holds the path" in found and "privacy.md holds the path" in found
+
+
 def test_sampler_that_owns_the_encoder_is_found(made, release):
     model, _, _ = made
     sampler = Sampler(model.decoder, model.latent_prior, model.contrast, 3)

@@ -9,9 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tf_dp2vae import datasets as datasets
     from tf_dp2vae.accounting import BudgetExceededError as BudgetExceededError
     from tf_dp2vae.accounting import Privacy as Privacy
     from tf_dp2vae.augmentation import Shifts as Shifts
+    from tf_dp2vae.baselines import NotPrivate as NotPrivate
+    from tf_dp2vae.baselines import StatisticsAlone as StatisticsAlone
+    from tf_dp2vae.baselines import build_linear_decoder as build_linear_decoder
     from tf_dp2vae.checkpoints import Checkpoints as Checkpoints
     from tf_dp2vae.ledger import Ledger as Ledger
     from tf_dp2vae.model import DP2VAE as DP2VAE
@@ -49,24 +53,31 @@ _HOME = {
     "Ledger": "ledger",
     "NoPretraining": "pretraining",
     "NormalPrior": "priors",
+    "NotPrivate": "baselines",
     "Privacy": "accounting",
     "Public": "pretraining",
     "Records": "records",
     "Refinement": "refinement",
     "Shifts": "augmentation",
+    "StatisticsAlone": "baselines",
     "Unprotected": "pretraining",
     "bound_per_unit": "units",
     "build_decoder": "networks",
     "build_encoder": "networks",
+    "build_linear_decoder": "baselines",
     "checked_records": "records",
     "load": "saved",
 }
 
-__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+_MODULES = ("datasets",)
+
+__all__ = list(_HOME) + list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     """Imports on first use: `import tf_dp2vae` alone does not start TensorFlow."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -18,14 +18,14 @@ _PER_CLASS = 10
 
 
 def sample_grid(sampler_path: Path, file: Path, num_classes: int, seed: int = 0) -> None:
-    """Ten samples of each class, a row a class, drawn by the exported sampler itself."""
+    """Ten samples of each class, a row a class, drawn by the exported sampler itself; ten rows without classes."""
     sampler = tf.saved_model.load(str(sampler_path))
-    rows = range(num_classes) if num_classes else range(_PER_CLASS)
-    images = [
-        sampler.sample(_PER_CLASS, label, seed + label) if num_classes else sampler.sample(_PER_CLASS, seed + label)
-        for label in rows
-    ]
-    image_rows(np.stack([np.asarray(row) for row in images]), file)
+    if num_classes:
+        images = np.stack([np.asarray(sampler.sample(_PER_CLASS, label, seed)) for label in range(num_classes)])
+    else:
+        drawn = np.asarray(sampler.sample(_PER_CLASS * _PER_CLASS, seed))
+        images = drawn.reshape(_PER_CLASS, _PER_CLASS, *drawn.shape[1:])
+    image_rows(images, file)
 
 
 def image_rows(images: np.ndarray, file: Path) -> None:

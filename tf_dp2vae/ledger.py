@@ -48,7 +48,9 @@ class Ledger:
     """The append-only record of what was spent on one data set.
 
     With a path, every charge is on disk (flushed to the device) before `charge` returns: a crash may waste budget, never
-    hide it. One process at a time holds a ledger. Several runs on one data set share a ledger by its path.
+    hide it. One process at a time holds a ledger in a file. Several runs on one data set share a ledger: one object, or one
+    path after the other; then all of them are in their statements. `shared=True` says beforehand that it is kept for all.
+    `with Ledger(path) as ledger:` lets go of the file at the end, as `close` does.
 
     Attributes:
       run: identity of the run that charges.
@@ -69,10 +71,12 @@ class Ledger:
         Args:
           path: a JSON-lines file, created when missing; None keeps the ledger in memory.
           num_records: N of the data set; a ledger of another N is refused.
-          shared: whether it is kept for all runs on the data set; the statement says so.
+          shared: whether it is kept for all runs on the data set: statements say so from the first run on, and runs
+            without a guarantee are refused.
 
         Raises:
-          InvalidInputError: the file is no ledger, is damaged, is held by another process, or belongs to another N.
+          InvalidInputError: the file is no ledger, is damaged, is held by another process or by another object of this one,
+            or belongs to another N.
         """
         self.shared, self.run = shared, ""
         self.num_records: int | None = None
@@ -100,7 +104,11 @@ class Ledger:
             content = self._file.read()
             gone = not self.path.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except BlockingIOError as error:
-            raise InvalidInputError(f"ledger {self.path} is in use by another run: wait for it to end.") from error
+            self.close()
+            raise InvalidInputError(
+                f"ledger {self.path} is in use by another run, or by this program: wait for that run to end, or call "
+                "close() on the earlier Ledger."
+            ) from error
         except OSError as error:
             raise InvalidInputError(f"ledger {self.path} cannot be opened: {error.strerror}.") from error
         if gone:  # between opening and locking, by a run that left nothing in it
@@ -212,7 +220,7 @@ class Ledger:
 
         Raises:
           StorageError: it could not be written; nothing may be asked of the records.
-          InvalidInputError: the ledger is a copy.
+          InvalidInputError: the ledger is a copy, or closed.
         """
         self.refuse_detached()
         self.begin()
@@ -224,7 +232,11 @@ class Ledger:
 
     def _write(self, entry: dict[str, Any]) -> None:
         hash_ = self._next_hash(entry)
-        if self._file is not None:
+        if self.path is not None:
+            check(
+                self._file is not None,
+                f"ledger {self.path} was closed: set model.ledger = Ledger(path) and train again.",
+            )
             # After a failed write the end of the file is unknown; only reading it again tells.
             check(not self._failed, f"ledger {self.path} could not be written before: open it again (--resume).")
             self._failed = True
@@ -254,8 +266,14 @@ class Ledger:
         """ε of everything charged so far."""
         return epsilon(self.events, delta, accountant)
 
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Lets another process hold the ledger."""
+        """Lets another process, or another `Ledger` of this one, hold the file. Nothing more can be charged here."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -490,8 +490,9 @@ class DP2VAE(VAE):
 
         `sample` takes scalars (num, label, seed), or (num, seed) without labels, and gives images [num, height, width,
         channels], float32 in [0, 1]; `sample_labels(num, seed)` gives labels [num], int32, as often as the release says that
-        they occur. It loads with plain `tf.saved_model.load` where this package is not installed. Unlike `train.py` this
-        neither writes a statement nor scans what it wrote.
+        they occur; `sample_records(num, seed)` gives both, and `num_classes()` and `image_shape()` say what to expect. It
+        loads with plain `tf.saved_model.load` where this package is not installed. Unlike `train.py` this neither writes a
+        statement nor scans what it wrote.
         """
         reproducible.save(self.sampler(), path)
 

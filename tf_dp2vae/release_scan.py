@@ -5,7 +5,7 @@
 | files, links | an allow-list of names; no symbolic links |
 | encoder weights, optimizer state | a list of variables, value by value; eight numbers of any other, in any file |
 | records | a telling run of pixels of each, as bytes or float32 in any file, and in the pixels of pictures |
-| paths, the machine's name | as text in any file |
+| paths, the machine's name | as text in any file; names below six letters in the texts alone |
 | seeds of the noise, private metrics | as numbers in the texts; the keys of privacy.json by an allow-list |
 | what pictures carry besides pixels | an allow-list of PNG chunks |
 
@@ -73,6 +73,9 @@ JSON_KEYS = {
 PNG_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"sBIT", b"pHYs", b"tRNS", b"gAMA", b"sRGB"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LONGEST_WORD = 200
+_TELLING_LETTERS = 6
+"""A name that has as many is looked for among weights too. In 100 MB of random bytes one of two letters stands by chance
+some thousand times, one of six with a probability below 1e-6."""
 _TELLING_DIGITS = 6
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.]\d)")
 
@@ -90,6 +93,7 @@ class Secrets:
       runs: bytes that must not stand in any file.
       pixels: rows of pixels that must not stand in any picture.
       words: patterns that must not match any file, and what they are.
+      short_words: the same, but looked for in texts alone.
       seeds: whole numbers that must not stand in a text.
       metrics: private numbers.
     """
@@ -98,6 +102,7 @@ class Secrets:
     runs: list[ByteRuns] = field(default_factory=list)
     pixels: list[ByteRuns] = field(default_factory=list)
     words: dict[re.Pattern[bytes], str] = field(default_factory=dict)
+    short_words: dict[re.Pattern[bytes], str] = field(default_factory=dict)
     seeds: frozenset[int] = frozenset()
     metrics: tuple[float, ...] = ()
 
@@ -148,7 +153,7 @@ def secrets_of(model: DP2VAE, records: Records | None, private: Path) -> Secrets
             runs, pixels = runs + in_bytes, in_pictures
     entropy = model.mechanisms.entropy
     seeds = frozenset({entropy.seed} if isinstance(entropy, InsecureSeed) else ())
-    return Secrets(allowed, runs, pixels, _places(private), seeds, tuple(_private_metrics(private)))
+    return Secrets(allowed, runs, pixels, *_places(private), seeds, tuple(_private_metrics(private)))
 
 
 def _in_file(path: Path, secrets: Secrets) -> Iterator[str]:
@@ -165,6 +170,7 @@ def _in_file(path: Path, secrets: Secrets) -> Iterator[str]:
 
 
 def _in_text(content: bytes, secrets: Secrets) -> Iterator[str]:
+    yield from (what for pattern, what in secrets.short_words.items() if pattern.search(content))
     text = content.decode("utf-8", errors="replace")
     longest = max(map(len, text.split()), default=0)
     if longest > _LONGEST_WORD:
@@ -232,20 +238,26 @@ def _keys(entry: Any) -> Iterator[str]:
             yield from _keys(value)
 
 
-def _places(private: Path) -> dict[re.Pattern[bytes], str]:
-    """Folders that a file of the release might name by mistake, and this machine."""
+def _places(private: Path) -> tuple[dict[re.Pattern[bytes], str], dict[re.Pattern[bytes], str]]:
+    """Folders that a file of the release might name by mistake, and this machine: long names and short ones."""
     package = Path(__file__).resolve().parent
     folders = {private.resolve().parent, Path.cwd(), Path(os.path.expanduser("~")), package.parent, Path(sys.prefix)}
-    places = {
-        _word(str(place)): f"the path of a folder of this machine ({place})" for place in folders if len(str(place)) > 4
-    }
+    names = {str(folder): f"the path of a folder of this machine ({folder})" for folder in folders}
+    names = {name: what for name, what in names.items() if len(name) > 4}
+    # With the slash before what lies in it, even /root is long enough.
+    names |= {f"{name}/": what for name, what in names.items() if len(name) < _TELLING_LETTERS}
     if re.search(r"[\d-]", platform.node()):  # a plain word may stand in any text
-        places[_word(platform.node())] = "the name of this machine"
-    return places
+        names[platform.node()] = "the name of this machine"
+    words: dict[re.Pattern[bytes], str] = {}
+    short_words: dict[re.Pattern[bytes], str] = {}
+    for name, what in names.items():
+        (words if len(os.fsencode(name)) >= _TELLING_LETTERS else short_words)[_word(name)] = what
+    return words, short_words
 
 
 def _word(text: str) -> re.Pattern[bytes]:
-    return re.compile(rb"(?<![\w.-])" + re.escape(os.fsencode(text)) + rb"(?![\w-])")
+    ends = b"" if text.endswith("/") else rb"(?![\w-])"
+    return re.compile(rb"(?<![\w.-])" + re.escape(os.fsencode(text)) + ends)
 
 
 def _private_metrics(private: Path) -> Iterator[float]:

@@ -141,11 +141,8 @@ class RunFolder:
     def _resuming(self, num_records: int, shared: Path | None) -> Iterator[Ledger]:
         with locked(self.private):
             check(not self.release.exists(), f"run {self.path} is finished: its release is {self.release}.")
-            ledger = Ledger(shared or self.private / _LEDGER, num_records, shared=shared is not None)
-            try:
+            with Ledger(shared or self.private / _LEDGER, num_records, shared=shared is not None) as ledger:
                 yield ledger
-            finally:
-                ledger.close()
 
     @contextmanager
     def _new(self, num_records: int, shared: Path | None, config: dict[str, Any] | None) -> Iterator[Ledger]:

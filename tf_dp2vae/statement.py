@@ -48,7 +48,7 @@ class Statement:
       end_to_end: whether everything released is post-processing of the events' answers.
       private: whether a record is hidden at all; only the baseline without privacy says no.
       secure_noise: whether noise came from the operating system.
-      shared_ledger: whether the ledger was given by path, to be shared by all runs on the data set.
+      shared_ledger: whether the ledger is kept for all runs on the data set, or holds several.
       pretraining: in a few words.
       public_seed: of public randomness.
       unit: whose data a neighbour differs by.
@@ -198,7 +198,8 @@ class Statement:
             "",
             f"Pre-training: {self.pretraining}. The ledger "
             + (
-                "was given by path and holds every run that used it on this data set."
+                "is a shared one: every run that it held when this was written is counted here; any other on the same "
+                "records adds to the cost and is not."
                 if self.shared_ledger
                 else "is this run's own: other runs on the same records add to the cost and are not counted here."
             ),
@@ -268,14 +269,15 @@ def statement_of(model: DP2VAE) -> Statement:
     """
     if model.num_records is None:
         raise ValueError("There is nothing to state yet: train the model first.")
+    ledger = model.ledger
     return Statement(
         privacy=model.privacy,
         num_records=model.num_records,
-        events=model.ledger.events,
+        events=ledger.events,
         end_to_end=model.pretraining.end_to_end,
         private=model.pretraining.private,
         secure_noise=model.secure_noise,
-        shared_ledger=model.ledger.shared,
+        shared_ledger=ledger.shared or len({charge.run for charge in ledger.charges}) > 1,
         pretraining=model.pretraining.describe(),
         audit_canaries=model.audit_canaries,
         public_seed=model.seed,

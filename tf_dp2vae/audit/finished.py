@@ -129,9 +129,9 @@ def _ledger_beside(events: tuple[Event, ...], statement: dict[str, Any], private
     file = ledger_file(private)
     if not file.is_file():
         return f"{file} is not there, so nothing is compared", False
-    ledger = Ledger(file)
-    ledger.close()
-    uncharged, more = accounting.lacking(events, ledger.events), accounting.lacking(ledger.events, events)
+    with Ledger(file) as ledger:
+        held = ledger.events
+    uncharged, more = accounting.lacking(events, held), accounting.lacking(held, events)
     if uncharged or (more and not statement.get("shared_ledger")):
         return f"DISAGREES with the statement about {', '.join(dict.fromkeys(uncharged + more))}", True
     return "holds what is stated" + (", and what other runs spent since" if more else ""), False

@@ -81,16 +81,16 @@ def real_images(
         "data it was made from.",
     )
     check(
-        not release.conditional or loaded.train.num_classes > 0,
+        release.num_classes == 0 or loaded.train.num_classes > 0,
         f"{file or name} has no labels, and the release samples by label: name the data it was made from.",
     )
     known = loaded.train.num_classes
     check(
-        not release.conditional or (release.knows(known - 1) and not release.knows(known)),
-        f"{file or name} has a label set of {known}, the release has another one: name the data it was made from, an .npz "
-        "with its --num-classes.",
+        release.num_classes in (0, known),
+        f"{file or name} has a label set of {known}, the release one of {release.num_classes}: name the data it was made "
+        "from, an .npz with its --num-classes.",
     )
-    if not release.conditional:
+    if release.num_classes == 0:
         known = 0  # its samples have no labels, whatever the images have
 
     def labelled(records: Records) -> Labelled:

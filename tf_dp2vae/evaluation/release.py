@@ -15,7 +15,7 @@ from tf_dp2vae.accounting import ACCOUNTANTS
 from tf_dp2vae.checksums import verify_checksums
 from tf_dp2vae.validation import InvalidInputError, check, check_choice
 
-_CHUNK = 1000
+_CHUNK, _TRIED = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -25,40 +25,21 @@ class Release:
     Attributes:
       statement: the content of `privacy.json`.
       sampler: the SavedModel.
-      conditional: whether samples are drawn for a label.
+      num_classes: size of the label set, 0 where samples have no labels.
       image_shape: (height, width, channels) of a sample.
     """
 
     statement: dict[str, Any]
     sampler: Any
-    conditional: bool
+    num_classes: int
     image_shape: tuple[int, int, int]
 
     def samples(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """`num` images in [0, 1] and their labels, at the released class frequencies, in random order."""
-        labels = np.asarray(self.sampler.sample_labels(num, seed))
-        images = np.concatenate(
-            [self._of_label(int(label), int((labels == label).sum()), seed) for label in np.unique(labels)]
-        )
-        order = np.random.default_rng(seed).permutation(num)
-        return images[order], np.sort(labels)[order]
-
-    def knows(self, label: int) -> bool:
-        """Whether images of the label can be had."""
-        try:
-            self.sampler.sample(1, label, 0)
-        except tf.errors.InvalidArgumentError:
-            return False
-        return True
-
-    def _of_label(self, label: int, num: int, seed: int) -> np.ndarray:
-        parts = []
-        for start in range(0, num, _CHUNK):
-            # Seeds of chunks must not meet those of another call: 1,009 and 7,919 are primes beyond any count here.
-            chunk_seed = (seed * 7_919 + label * 1_009 + start // _CHUNK) % 2**31
-            arguments = (_CHUNK, label, chunk_seed) if self.conditional else (_CHUNK, chunk_seed)
-            parts.append(np.asarray(self.sampler.sample(*arguments)))
-        return np.concatenate(parts)[:num]
+        """`num` images in [0, 1] and their labels, at the released class frequencies."""
+        # Seeds of chunks must not meet those of another call: 7,919 is beyond any count of chunks here.
+        seeds = [(seed * 7_919 + chunk) % 2**31 for chunk in range(-(-num // _CHUNK))]
+        images, labels = zip(*(self.sampler.sample_records(_CHUNK, seed) for seed in seeds))
+        return np.concatenate(images)[:num], np.concatenate(labels)[:num]
 
 
 def read_release(run: Path) -> Release:
@@ -86,13 +67,12 @@ def read_release(run: Path) -> Release:
     verify_checksums(folder)
     try:
         sampler = tf.saved_model.load(str(folder / "sampler"))
-        conditional = len(sampler.sample.input_signature) == 3
-        one = np.asarray(sampler.sample(1, 0, 0) if conditional else sampler.sample(1, 0))
-        labels = np.asarray(sampler.sample_labels(_CHUNK, 0))
-        sound = one.ndim == 4 and len(one) == 1 and bool(np.all((one >= 0) & (one <= 1)))
-        sound &= labels.shape == (_CHUNK,) and labels.dtype.kind in "ui" and int(labels.min()) >= 0
-        if conditional:
-            sampler.sample(1, int(labels.max()), 0)
+        num_classes = int(sampler.num_classes())
+        height, width, channels = (int(size) for size in sampler.image_shape())
+        images, labels = (np.asarray(part) for part in sampler.sample_records(_TRIED, 0))
+        sound = images.shape == (_TRIED, height, width, channels) and bool(np.all((images >= 0) & (images <= 1)))
+        sound &= labels.shape == (_TRIED,) and labels.dtype.kind in "ui"
+        sound &= bool(np.all((labels >= 0) & (labels < max(num_classes, 1))))
     except Exception as error:  # a SavedModel is a program: a damaged one raises whatever it likes
         raise InvalidInputError(
             f"{folder / 'sampler'} is no sampler of ours, or was tampered with: train again."
@@ -101,4 +81,4 @@ def read_release(run: Path) -> Release:
         sound,
         f"{folder / 'sampler'} does not sample labels and images in [0, 1], so it was tampered with: train again.",
     )
-    return Release(content, sampler, conditional, tuple(one.shape[1:]))  # type: ignore[arg-type]
+    return Release(content, sampler, num_classes, (height, width, channels))
