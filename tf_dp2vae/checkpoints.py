@@ -187,7 +187,7 @@ class Checkpoints:
         return [charge.event for charge in self._ledger.charges if charge.run != run or charge.event != step]
 
     def track(self, name: str, variables: Sequence[keras.Variable]) -> None:
-        """Saves these variables from now on; sets them, where a checkpoint that the run goes on from has them."""
+        """Puts these variables into every later checkpoint. Where a run goes on from one that has them, sets them, once."""
         if self._folder is None:
             return
         self._tracked[name] = list(variables)

@@ -225,14 +225,14 @@ class Mechanisms:
         weights: tuple[float, float, float],
         shared_second: bool,
     ) -> Moments:
-        """The answer of each one-time mechanism; what asks again, or weighs answers, overrides this one."""
+        """Runs one one-time mechanism. Whoever gives answers again (`answers`), or weighs them (`audit`), overrides it."""
         self.ledger.bind(records.num_records, records.unit.in_full)
         self.charge(event)
         classes = max(records.num_classes, 1)
         counts = sums = seconds = None
         size = min(_CHUNK, records.num_records)
         with records.opened() as (all_images, all_labels):
-            # As many calls, of equal shapes, as N asks for, and not as the records that are held.
+            # How many calls, and of which shape, depends on N alone, never on how many records are held.
             for start in range(0, records.num_records, size):
                 labels = all_labels[start : start + size]
                 images = np.zeros((size, *records.image_shape), np.float32)

@@ -206,7 +206,7 @@ class DP2VAE(VAE):
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """Of the networks that the phase trains which the model is in."""
+        """Of the networks that the current phase trains."""
         networks = self.private_networks if self.phase is Phase.PRIVATE else [self.encoder, self.decoder]
         return [variable for network in networks for variable in network.trainable_variables]
 

@@ -74,14 +74,14 @@ class Statement:
         return self.private and self.end_to_end and self.secure_noise
 
     @property
-    def composed(self) -> int:
-        """How many times the events are composed: as often as there were trials, where a guarantee holds."""
+    def repetitions(self) -> int:
+        """How many times the events count: as often as there were trials, where a guarantee holds."""
         return self.trials or 1 if self.holds else 1
 
     def epsilon(self, accountant: accounting.AccountantName | None = None, runs: int | None = None) -> float:
-        """ε of the events, composed for so many runs, by an accountant; by default of all trials, by the calibrating one."""
-        composed = tuple(replace(event, count=event.count * (runs or self.composed)) for event in self.events)
-        return accounting.epsilon(composed, self.privacy.delta, accountant or self.privacy.accountant)
+        """ε of the events of so many runs, by an accountant; by default of all trials, by the calibrating one."""
+        events = tuple(replace(event, count=event.count * (runs or self.repetitions)) for event in self.events)
+        return accounting.epsilon(events, self.privacy.delta, accountant or self.privacy.accountant)
 
     def to_json(self) -> dict[str, Any]:
         """What `privacy.json` holds: enough to recompute ε with dp-accounting alone. No times and no paths."""
@@ -97,7 +97,7 @@ class Statement:
             "audit_canaries": self.audit_canaries,
             "l2_norm_clip": self.privacy.l2_norm_clip,
             "events": [{**event.to_json(), "budget_share": share} for event, share in zip(self.events, self._shares())],
-            "trials": self.composed,
+            "trials": self.repetitions,
             "pretraining": self.pretraining,
             "shared_ledger": self.shared_ledger,
             "noise": self._noise(),
