@@ -40,12 +40,11 @@ def resident():
 
 sampler = tf.saved_model.load(sys.argv[1])
 num, chunk = int(sys.argv[2]), int(sys.argv[3])
-conditional = len(sampler.sample.input_signature) == 3
 sha, begun, memory = hashlib.sha256(), time.time(), []
 for start in range(0, num, chunk):
     size, seed = min(chunk, num - start), start // chunk
-    images = np.asarray(sampler.sample(size, seed % 10, seed) if conditional else sampler.sample(size, seed))
-    sha.update((images * 255).round().astype(np.uint8).tobytes())
+    images, labels = (np.asarray(part) for part in sampler.sample_records(size, seed))
+    sha.update(labels.tobytes() + (images * 255).round().astype(np.uint8).tobytes())
     memory.append(resident())
 warm = min(20, len(memory) // 2)
 print(json.dumps({

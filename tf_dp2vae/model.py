@@ -46,22 +46,18 @@ from tf_dp2vae.refusals import (
     check_parts,
     check_ready,
     check_sizes,
-    holds_images,
     listed,
     refuse_private_control,
     refuse_unsupported,
-    refuse_weights,
     warn_about_delta,
 )
 from tf_dp2vae.sampler import Sampler
-from tf_dp2vae.sampling import PoissonBatch, in_order, unit_interval
+from tf_dp2vae.sampling import PoissonBatch, unit_interval
 from tf_dp2vae.statement import Statement, statement_of
 from tf_dp2vae.training import Training
 from tf_dp2vae.units import Unit
 from tf_dp2vae.vae import VAE
 from tf_dp2vae.validation import InvalidInputError, check, check_choice, check_whole
-
-_MEASURED_AT_ONCE = 256
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -425,45 +421,6 @@ class DP2VAE(VAE):
         """Refused: a batch chosen by the caller is no Poisson batch, so no event describes it."""
         raise InvalidInputError("train_on_batch is refused: a batch of your choice is no Poisson sample; use fit.")
 
-    def evaluate(  # type: ignore[override]
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, **arguments: Any
-    ) -> Any:
-        """The mean negative ELBO and its parts, private numbers all; arguments as in Keras.
-
-        Args:
-          x: arrays or `Records` as for `fit`, or a dataset of (images [n, height, width, channels], labels [n]).
-          y: [N] labels of arrays, for a model with labels.
-          batch_size: images at once; no effect on what comes out but for the latent draws.
-
-        Raises:
-          InvalidInputError: what `fit` refuses of x and y; sample weights.
-        """
-        if holds_images(x):
-            records = as_records(x, y, self.num_classes, self.image_shape)
-            refuse_weights(arguments.pop("sample_weight", None))
-            return super().evaluate(self._in_order(records, batch_size), **arguments)
-        return super().evaluate(x, y, batch_size, **arguments)
-
-    def predict(self, x: Any, batch_size: int | None = None, **arguments: Any) -> Any:
-        """Reconstructions [N, height, width, channels] in [0, 1] through the latent mean; arguments as in Keras.
-
-        Args:
-          x: images as for `fit`, or (images, labels) for a model with labels.
-          batch_size: images at once.
-
-        Raises:
-          InvalidInputError: what `fit` refuses of images and labels.
-        """
-        images, labels = x if isinstance(x, (tuple, list)) and len(x) == 2 else (x, None)
-        if holds_images(images):
-            records = as_records(images, labels, self.num_classes, self.image_shape)
-            pairs = self._in_order(records, batch_size).map(lambda *pair: (pair,))
-            return super().predict(pairs, **arguments)
-        return super().predict(x, batch_size, **arguments)
-
-    def _in_order(self, records: Records, batch_size: int | None) -> tf.data.Dataset:
-        return in_order(records, batch_size or self.physical_batch_size or _MEASURED_AT_ONCE)
-
     def _validation_batches(self, data: tuple[Any, ...] | Records | None) -> tf.data.Dataset | None:
         if data is None:
             return None
@@ -473,7 +430,7 @@ class DP2VAE(VAE):
         )
         images, labels = (data, None) if isinstance(data, Records) else (*data, None)[:2]
         records = as_records(images, labels, self.num_classes, self.image_shape)
-        return self._in_order(records, None)
+        return self.in_order(records)
 
     # --- What comes out ---------------------------------------------------------------------------------------------
 

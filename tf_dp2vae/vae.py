@@ -19,9 +19,12 @@ from tf_dp2vae import objectives
 from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.gradients import Apply, plain_apply
 from tf_dp2vae.randomness import standard_normals
-from tf_dp2vae.refusals import check_networks, refuse_weights
-from tf_dp2vae.sampling import unit_interval
+from tf_dp2vae.records import Records
+from tf_dp2vae.refusals import as_records, check_networks, holds_images, refuse_weights
+from tf_dp2vae.sampling import in_order, unit_interval
 from tf_dp2vae.validation import check, check_seed, check_whole
+
+_MEASURED_AT_ONCE = 256
 
 
 class VAE(keras.Model):
@@ -34,7 +37,10 @@ class VAE(keras.Model):
       image_shape: (height, width, channels).
       draws: K latent draws of each example, over which its loss is averaged.
       augmentation: moves each example, another way for each of its draws; None for none.
+      physical_batch_size: examples processed at once, where something smaller than the default is wanted.
     """
+
+    physical_batch_size: int | None = None
 
     def __init__(
         self,
@@ -125,6 +131,46 @@ class VAE(keras.Model):
         labels, noise = tf.repeat(labels, self.draws), tf.reshape(noise, [-1, 1, self.latent_dim])
         reconstruction, kl = self.elbo(apply, copies, labels, noise)
         return tf.reduce_mean(tf.reshape(reconstruction + kl, [-1, self.draws]), axis=1)
+
+    def evaluate(  # type: ignore[override]
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **arguments: Any
+    ) -> Any:
+        """The mean negative ELBO and its parts, private numbers all; arguments as in Keras.
+
+        Args:
+          x: arrays or `Records` as for `fit`, or a dataset of (images [n, height, width, channels], labels [n]).
+          y: [N] labels of arrays, for a model with labels.
+          batch_size: images at once; no effect on what comes out but for the latent draws.
+
+        Raises:
+          InvalidInputError: what `fit` refuses of x and y; sample weights.
+        """
+        if holds_images(x):
+            records = as_records(x, y, self.num_classes, self.image_shape)
+            refuse_weights(arguments.pop("sample_weight", None))
+            return super().evaluate(self.in_order(records, batch_size), **arguments)
+        return super().evaluate(x, y, batch_size, **arguments)
+
+    def predict(self, x: Any, batch_size: int | None = None, **arguments: Any) -> Any:
+        """Reconstructions [N, height, width, channels] in [0, 1] through the latent mean; arguments as in Keras.
+
+        Args:
+          x: images as for `fit`, or (images, labels) for a model with labels.
+          batch_size: images at once.
+
+        Raises:
+          InvalidInputError: what `fit` refuses of images and labels.
+        """
+        images, labels = x if isinstance(x, (tuple, list)) and len(x) == 2 else (x, None)
+        if holds_images(images):
+            records = as_records(images, labels, self.num_classes, self.image_shape)
+            pairs = self.in_order(records, batch_size).map(lambda *pair: (pair,))
+            return super().predict(pairs, **arguments)
+        return super().predict(x, batch_size, **arguments)
+
+    def in_order(self, records: Records, batch_size: int | None = None) -> tf.data.Dataset:
+        """(images, labels) batches of all records, for metrics."""
+        return in_order(records, batch_size or self.physical_batch_size or _MEASURED_AT_ONCE)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Mean ELBO of (images, labels) or images. A private number when the images are records."""
