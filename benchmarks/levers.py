@@ -76,6 +76,7 @@ _OF_BOTH = (
     Lever("a judge, no matching", "--refine-steps 0", "worse for clothes, which are too smooth to be judged"),
     Lever("matching, no judge", "--candidates 1", "worse: samples of other classes stay"),
     Lever("twice the candidates", "--candidates 8", "a little better: a stricter choice, for free"),
+    Lever("latents at a temperature of 1.5", "--temperature 1.5", "better: samples vary less than records do"),
     Lever("twice the matching", "--refine-steps 600", "even: matched by then"),
     Lever("one more convolution", "", "even", "deeper"),
     Lever(

@@ -123,6 +123,7 @@ def test_trust_is_the_share_of_signal():
         ({"candidates": 0}, "candidates"),
         ({"anchor": -1.0}, "anchor"),
         ({"gain": 0.0}, "gain=0.0"),
+        ({"temperature": 0.0}, "temperature=0.0"),
     ],
 )
 def test_values_out_of_bounds_are_refused(arguments, word):
@@ -134,7 +135,7 @@ def test_values_out_of_bounds_are_refused(arguments, word):
 def judged(tmp_path_factory):
     """A trained and refined model's exported sampler, and the model."""
     keras.utils.set_random_seed(0)
-    model = tiny_model(pretraining=DREAMS, prior=None, refinement=Refinement(steps=2, candidates=3))
+    model = tiny_model(pretraining=DREAMS, prior=None, refinement=Refinement(steps=2, candidates=3, temperature=1.3))
     model.fit(*images_and_labels(48), batch_size=12, steps_per_epoch=2, verbose=0)
     path = tmp_path_factory.mktemp("judged") / "sampler"
     model.export_sampler(path)
@@ -150,6 +151,15 @@ def test_release_is_charged_last_and_within_the_budget(judged):
 def test_samples_are_matched_at_the_contrast_of_the_refinement(judged):
     model, _ = judged
     assert float(model.contrast.gain) == model.refinement.gain == 3.0
+
+
+def test_latents_are_drawn_at_the_temperature_of_the_refinement(judged):
+    prior, num = judged[0].latent_prior, 50_000
+    latents = prior.sample(tf.ones([num], tf.int32), tf.constant([3, 4])).numpy()
+    scale = prior.scales.numpy()[1]
+    standard = np.linalg.solve(scale, (latents - prior.means.numpy()[1]).T)
+    np.testing.assert_allclose(standard.mean(1), 0, atol=0.03)
+    np.testing.assert_allclose(standard @ standard.T / num, 1.3**2 * np.eye(len(scale)), atol=0.05)
 
 
 def test_equal_seeds_give_equal_samples_whatever_their_number(judged):

@@ -20,7 +20,7 @@ from tf_dp2vae.refinement import Refinement
 
 FLAGS = """
 --epsilon 3 --delta 1e-4 --l2-norm-clip 0.7 --trials 2 --engine reference --draws 3 --shifts 1 --insecure-seed 5
---prior-share 0.07 --prior-clip 1.1 --refine-share 0.2 --refine-steps 7 --candidates 3
+--prior-share 0.07 --prior-clip 1.1 --refine-share 0.2 --refine-steps 7 --temperature 1.2 --candidates 3
 --statistics-share 0.06 --moments-share 0.33 --pretrain-steps 5 --sleep-steps 3 --pretrain-learning-rate 0.01
 --physical-batch-size 12 --seed 4 --latent-dim 3 --width 3 --blocks 1 --num-classes 3
 --batch-size 10 --steps 6 --rounds 2 --learning-rate 0.03 --schedule cosine --ema 0.6
@@ -63,7 +63,7 @@ def test_pretraining_prior_and_refinement_are_those_of_the_flags(arrived):
         steps=5, learning_rate=0.01, sleep_steps=3, statistics_share=0.06, moments_share=0.33
     )
     assert arrived["prior"] == GaussianPrior(0.07, 1.1)
-    assert arrived["refinement"] == Refinement(share=0.2, steps=7, candidates=3)
+    assert arrived["refinement"] == Refinement(share=0.2, steps=7, temperature=1.2, candidates=3)
     assert arrived["augmentation"] == Shifts(1)
 
 

@@ -35,7 +35,9 @@ _READ_BY: dict[str, tuple[PretrainName, ...]] = {
     **dict.fromkeys(("prior", "prior_share", "prior_clip", "batch_size", "steps", "rounds"), _WITH_PRIVATE_PHASE),
     **dict.fromkeys(("learning_rate", "schedule", "ema", "draws", "shifts", "engine"), _WITH_PRIVATE_PHASE),
     **dict.fromkeys(("physical_batch_size", "l2_norm_clip"), _WITH_PRIVATE_PHASE),
-    **dict.fromkeys(("refine_share", "refine_steps", "candidates"), (*_WITH_PRIVATE_PHASE, "not-private")),
+    **dict.fromkeys(
+        ("refine_share", "refine_steps", "temperature", "candidates"), (*_WITH_PRIVATE_PHASE, "not-private")
+    ),
     **dict.fromkeys(("family", "latent_dim", "width", "blocks"), (*_WITH_PRIVATE_PHASE, "not-private")),
     **dict.fromkeys(("epsilon", "delta", "accountant"), (*_WITH_PRIVATE_PHASE, "statistics")),
     "trials": ("dreams", "public", "none", "statistics"),
@@ -64,6 +66,8 @@ class TrainFlags:
       moments_share: part of the budget for each class's covariance on those components.
       refine_share: part of the budget for mean features, which samples are matched to and judged by; 0 for no refinement.
       refine_steps: ordinary steps of the matching, 240 samples each; 0 for none.
+      temperature: of the latents of samples that are refined and released; 1 is what the latent prior says, above it samples
+        vary more.
       candidates: samples that the released judge chooses one from; 1 for no judge.
       batch_size: expected records in a Poisson batch; expected persons with --unit. By default 1024 for strokes and 4096 for
         surfaces, or half of all where they are fewer than two such batches.
@@ -117,6 +121,7 @@ class TrainFlags:
     moments_share: float = Dreams.moments_share
     refine_share: float = Refinement.share
     refine_steps: int = Refinement.steps
+    temperature: float = Refinement.temperature
     candidates: int = Refinement.candidates
     batch_size: int | None = None
     steps: int | None = None
@@ -189,7 +194,7 @@ class TrainFlags:
         check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
         check_between(0, 1, prior_share=self.prior_share)
         check(0 <= self.refine_share < 1, f"refine_share={self.refine_share!r} must lie in [0, 1): 0 is no refinement.")
-        check_positive(prior_clip=self.prior_clip)
+        check_positive(prior_clip=self.prior_clip, temperature=self.temperature)
         check_positive(learning_rate=recipe.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
         check(
             0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."
@@ -265,7 +270,7 @@ class TrainFlags:
         )
         for names, counts, way_out in (
             (("prior_share", "prior_clip"), self.prior == "gaussian", "--prior gaussian"),
-            (("refine_steps", "candidates"), self.refine_share > 0, "a --refine-share above 0"),
+            (("refine_steps", "temperature", "candidates"), self.refine_share > 0, "a --refine-share above 0"),
         ):
             idle = [] if counts else [self._shown(name) for name in self._moved() if name in names]
             check(not idle, f"{', '.join(idle)} counts with {way_out} only: leave that out, or give {way_out}.")

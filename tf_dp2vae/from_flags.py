@@ -76,7 +76,12 @@ def make_refinement(flags: TrainFlags, pretraining: Pretraining) -> Refinement |
     """What follows training; nothing where no decoder is trained, or no share is left for it."""
     if not flags.refine_share or not pretraining.is_refined:
         return None
-    return Refinement(share=flags.refine_share, steps=flags.refine_steps, candidates=flags.candidates)
+    return Refinement(
+        share=flags.refine_share,
+        steps=flags.refine_steps,
+        temperature=flags.temperature,
+        candidates=flags.candidates,
+    )
 
 
 def make_networks(flags: TrainFlags, records: Records, pretraining: Pretraining) -> tuple[keras.Model, keras.Model]:

@@ -34,6 +34,7 @@ class LatentPrior(keras.Layer):
       scales: [classes, latent, latent], lower-triangular factors of the covariances.
       frequencies: [classes], probabilities.
       counted: how many records the frequencies were counted from, with noise; 0 where nothing counted them.
+      temperature: scalar that a sample's distance from its class's mean is multiplied by.
     """
 
     def __init__(self, latent_dim: int, num_classes: int = 1, **kwargs: Any):
@@ -47,6 +48,7 @@ class LatentPrior(keras.Layer):
             shape=(num_classes,), initializer="ones", trainable=False, name="frequencies"
         )
         self.counted = self.add_weight(shape=(), initializer="zeros", trainable=False, name="counted")
+        self.temperature = self.add_weight(shape=(), initializer="ones", trainable=False, name="temperature")
         self.scales.assign(np.broadcast_to(np.eye(latent_dim), self.scales.shape))
         self.frequencies.assign(np.full(num_classes, 1 / num_classes))
         self.built = True
@@ -62,10 +64,10 @@ class LatentPrior(keras.Layer):
         self.counted.assign(classes.counts.sum())
 
     def sample(self, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """z ~ p(z|y), [examples, latent], for labels [examples] and a stateless seed [2]."""
+        """z ~ p(z|y) at the temperature, [examples, latent], for labels [examples] and a stateless seed [2]."""
         noise = tf.random.stateless_normal([tf.shape(labels)[0], self.latent_dim], seed)
         means, scales = tf.gather(self.means.value, labels), tf.gather(self.scales.value, labels)
-        return means + tf.linalg.matvec(scales, noise)
+        return means + self.temperature.value * tf.linalg.matvec(scales, noise)
 
     def sample_labels(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """y ~ p(y), [num] int32, for a stateless seed [2]."""

@@ -51,6 +51,8 @@ class Refinement(Configuration):
       steps: of the matching, 240 samples each.
       learning_rate: of Adam at its start; it falls along a cosine.
       gain: on the logits of samples that are matched, before the matching and for good (`contrast`).
+      temperature: of the latents of samples that are matched, before the matching and for good: above 1 they are drawn
+        further apart than the released covariances say.
       anchor: weight of the squared distance, in pixels, from the images before the matching.
       candidates: how many samples the judge chooses one from; 1 turns it off.
     """
@@ -59,13 +61,14 @@ class Refinement(Configuration):
     steps: int = 300
     learning_rate: float = 1e-3
     gain: float = 3.0
+    temperature: float = 1.0
     anchor: float = 0.5
     candidates: int = 4
 
     def __post_init__(self) -> None:
         check_between(0, 1, share=self.share)
         check_whole(minimum=0, steps=self.steps)
-        check_positive(learning_rate=self.learning_rate, gain=self.gain)
+        check_positive(learning_rate=self.learning_rate, gain=self.gain, temperature=self.temperature)
         check_whole(candidates=self.candidates)
         check(
             self.steps > 0 or self.candidates > 1,
@@ -86,6 +89,7 @@ class Refinement(Configuration):
     def run(self, model: DP2VAE, records: Records) -> None:
         """Asks for the release, matches the model's decoder to it, and sets the model's judge."""
         judge, samples = model.judge, _Samples(model)
+        model.latent_prior.temperature.assign(self.temperature)
         judge.normalise(samples.images(_balanced(model, _NORMALISED_ON)))
         featured = tf.function(judge.features, reduce_retracing=True)
         answer = model.pretraining.feature_means(model, records, lambda images: featured(tf.constant(images)).numpy())
