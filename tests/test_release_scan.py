@@ -144,7 +144,7 @@ def test_name_of_the_machine_is_found(made, release, monkeypatch):
     assert "the name of this machine" in refusal(made, release)
 
 
-@pytest.mark.parametrize("name", ["n1", "c3", "gpu-7"])
+@pytest.mark.parametrize("name", ["n1", "c3", "gp-7"])
 def test_short_name_of_the_machine_is_found_in_texts_and_not_by_chance_among_weights(made, release, monkeypatch, name):
     model, records, run = made
     monkeypatch.setattr(platform, "node", lambda: name)
@@ -164,16 +164,10 @@ def test_long_name_of_the_machine_is_found_in_the_graph(made, release, monkeypat
     assert "saved_model.pb holds the name of this machine" in refusal(made, release)
 
 
-def test_short_folder_is_found_in_texts_and_among_weights_where_something_lies_in_it(made, release, monkeypatch):
-    model, records, run = made
+def test_short_folder_is_found_among_weights(made, release, monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda _: "/r007")
-    graph = release / "sampler" / "saved_model.pb"
-    append(graph, b" /r007 ")
-    refuse_leaks(release, secrets_of(model, records, run.private))
-    append(graph, b" /r007/x")
-    append(release / "privacy.md", b" in /r007.")
-    found = refusal(made, release)
-    assert "saved_model.pb holds the path" in found and "privacy.md holds the path" in found
+    append(release / "sampler" / "saved_model.pb", b" /r007 ")
+    assert "saved_model.pb holds the path" in refusal(made, release)
 
 
 def test_sampler_that_owns_the_encoder_is_found(made, release):

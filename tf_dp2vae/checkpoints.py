@@ -13,7 +13,6 @@ remembers agrees. Whoever keeps copies of a run must not resume two of them.
 from __future__ import annotations
 
 import enum
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from tf_dp2vae.durable import WAY_OUT, DamagedFileError, pack, storing, unpack, 
 from tf_dp2vae.ledger import Ledger, new_identity
 from tf_dp2vae.planning import Plan
 from tf_dp2vae.terms import Terms, check_same_terms
-from tf_dp2vae.validation import check, check_number
+from tf_dp2vae.validation import check, check_not_negative
 
 _NETWORKS = "networks"
 _ROUNDING = 1 + 1e-6
@@ -86,8 +85,7 @@ class Checkpoints:
         Raises:
           InvalidInputError: seconds are no finite number of at least 0.
         """
-        check_number(checkpoint_seconds=seconds)
-        check(0 <= seconds < math.inf, f"checkpoint_seconds={seconds!r} must be a finite number of at least 0.")
+        check_not_negative(checkpoint_seconds=seconds)
         self.folder = None if folder is None else Path(folder)
         self._folder = self.folder and self.folder / "checkpoints"
         self._seconds, self._saved_at, self._number = seconds, 0.0, 0

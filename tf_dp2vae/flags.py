@@ -6,7 +6,6 @@ Where a flag stands for an argument of a class, its default is the class's.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,29 +19,20 @@ from tf_dp2vae.priors import GaussianPrior
 from tf_dp2vae.recipes import RECIPES, FamilyName, Recipe, ScheduleName, batch_size_for, family_of
 from tf_dp2vae.records import Invalid
 from tf_dp2vae.refinement import Refinement
-from tf_dp2vae.validation import check, check_between, check_choice, check_positive, check_seed, check_whole
+from tf_dp2vae.validation import (
+    check,
+    check_between,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    check_seed,
+    check_whole,
+)
+from tf_dp2vae.ways import PretrainName, reads, refuse_idle
 
 MOST_CLASSES, LONGEST = 1000, 10_000_000
 _WIDEST, _DEEPEST, _MOST_AT_ONCE = 1024, 32, 65_536
 """Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
-PretrainName = Literal["dreams", "public", "none", "unprotected", "statistics", "not-private"]
-_WITH_PRIVATE_PHASE: tuple[PretrainName, ...] = ("dreams", "public", "none", "unprotected")
-_READ_BY: dict[str, tuple[PretrainName, ...]] = {
-    **dict.fromkeys(("pretrain_steps", "sleep_steps"), ("dreams", "public")),
-    "pretrain_epochs": ("unprotected", "not-private"),
-    "pretrain_learning_rate": ("dreams", "public", "unprotected", "not-private"),
-    **dict.fromkeys(("statistics_share", "moments_share"), ("dreams", "statistics")),
-    **dict.fromkeys(("prior", "prior_share", "prior_clip", "batch_size", "steps", "rounds"), _WITH_PRIVATE_PHASE),
-    **dict.fromkeys(("learning_rate", "schedule", "ema", "draws", "shifts", "engine"), _WITH_PRIVATE_PHASE),
-    **dict.fromkeys(("physical_batch_size", "l2_norm_clip"), _WITH_PRIVATE_PHASE),
-    **dict.fromkeys(
-        ("refine_share", "refine_steps", "temperature", "candidates"), (*_WITH_PRIVATE_PHASE, "not-private")
-    ),
-    **dict.fromkeys(("family", "latent_dim", "width", "blocks"), (*_WITH_PRIVATE_PHASE, "not-private")),
-    **dict.fromkeys(("epsilon", "delta", "accountant"), (*_WITH_PRIVATE_PHASE, "statistics")),
-    "trials": ("dreams", "public", "none", "statistics"),
-}
-"""The values of --pretrain under which a flag has an effect; those that are not named here have one under all."""
 
 
 @dataclass(frozen=True)
@@ -199,10 +189,7 @@ class TrainFlags:
         check(
             0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."
         )
-        check(
-            0 <= self.checkpoint_seconds < math.inf,
-            f"checkpoint_seconds={self.checkpoint_seconds!r} must be a finite number of at least 0.",
-        )
+        check_not_negative(checkpoint_seconds=self.checkpoint_seconds)
 
     def _check_records(self) -> None:
         """Flags that say what the records are, and which other data are read."""
@@ -236,7 +223,7 @@ class TrainFlags:
 
     def _check_together(self) -> None:
         """Flags that exclude or need each other."""
-        self._check_read()
+        refuse_idle(self.pretrain, self._moved(), self.prior == "gaussian", self.refine_share > 0)
         recipe = self.recipe
         check(
             self.insecure_seed is None or self.insecure_seed != self.seed,
@@ -260,35 +247,11 @@ class TrainFlags:
                 "nothing: leave out --ledger.",
             )
 
-    def _check_read(self) -> None:
-        """A flag that was moved from its default and would change nothing is a mistake, here or in another flag."""
-        ignored = [name for name in self._moved() if not self._reads(name)]
-        listed = ", ".join(f"{self._shown(name)} (for {', '.join(_READ_BY[name])})" for name in ignored)
-        check(
-            not ignored,
-            f"--pretrain {self.pretrain} does not read {listed}: leave that out, or choose a --pretrain that does.",
-        )
-        for names, counts, way_out in (
-            (("prior_share", "prior_clip"), self.prior == "gaussian", "--prior gaussian"),
-            (("refine_steps", "temperature", "candidates"), self.refine_share > 0, "a --refine-share above 0"),
-        ):
-            idle = [] if counts else [self._shown(name) for name in self._moved() if name in names]
-            check(not idle, f"{', '.join(idle)} counts with {way_out} only: leave that out, or give {way_out}.")
-
-    def _moved(self) -> list[str]:
-        """Flags that are not at their defaults."""
-        ours, default = self._values(), {one.name: one.default for one in (*fields(self), *fields(Privacy))}
-        return [name for name, value in ours.items() if value != default[name]]
-
-    def _values(self) -> dict[str, object]:
-        """All flags by name, those of the guarantee beside the others."""
-        return {**{name: value for name, value in vars(self).items() if name != "privacy"}, **vars(self.privacy)}
-
-    def _shown(self, name: str) -> str:
-        return f"--{name.replace('_', '-')} {self._values()[name]}"
-
-    def _reads(self, name: str) -> bool:
-        return self.pretrain in _READ_BY.get(name, (self.pretrain,))
+    def _moved(self) -> dict[str, object]:
+        """The values of all flags that are not at their defaults, those of the guarantee among them."""
+        default = {one.name: one.default for one in (*fields(self), *fields(Privacy))}
+        flags = {**{name: value for name, value in vars(self).items() if name != "privacy"}, **vars(self.privacy)}
+        return {name: value for name, value in flags.items() if value != default[name]}
 
     @staticmethod
     def _source(dataset: str | None, data: Path | None) -> str:
@@ -311,7 +274,7 @@ class TrainFlags:
         recipe = self.recipe
         fitting = batch_size_for(num_units, recipe.batch_size) if self.batch_size is None else self.batch_size
         settings = vars(recipe.changed(batch_size=fitting))
-        return replace(self, **{name: value for name, value in settings.items() if self._reads(name)})
+        return replace(self, **{name: value for name, value in settings.items() if reads(self.pretrain, name)})
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""

@@ -89,7 +89,6 @@ class Refinement(Configuration):
     def run(self, model: DP2VAE, records: Records) -> None:
         """Asks for the release, matches the model's decoder to it, and sets the model's judge."""
         judge, samples = model.judge, _Samples(model)
-        model.latent_prior.temperature.assign(self.temperature)
         judge.normalise(samples.images(_balanced(model, _NORMALISED_ON)))
         featured = tf.function(judge.features, reduce_retracing=True)
         answer = model.pretraining.feature_means(model, records, lambda images: featured(tf.constant(images)).numpy())

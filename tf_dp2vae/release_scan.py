@@ -5,7 +5,7 @@
 | files, links | an allow-list of names; no symbolic links |
 | encoder weights, optimizer state | a list of variables, value by value; eight numbers of any other, in any file |
 | records | a telling run of pixels of each, as bytes or float32 in any file, and in the pixels of pictures |
-| paths, the machine's name | as text in any file; names below six letters in the texts alone |
+| paths, the machine's name | as text in any file; a name below five letters in the texts alone |
 | seeds of the noise, private metrics | as numbers in the texts; the keys of privacy.json by an allow-list |
 | what pictures carry besides pixels | an allow-list of PNG chunks |
 
@@ -73,9 +73,9 @@ JSON_KEYS = {
 PNG_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"sBIT", b"pHYs", b"tRNS", b"gAMA", b"sRGB"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LONGEST_WORD = 200
-_TELLING_LETTERS = 6
-"""A name that has as many is looked for among weights too. In 100 MB of random bytes one of two letters stands by chance
-some thousand times, one of six with a probability below 1e-6."""
+_TELLING_LETTERS = 5
+"""A name that has as many is looked for among weights too. In a megabyte of random bytes, which is what a release holds, one
+of two letters stands by chance a dozen times, one of five with a probability below 1e-6."""
 _TELLING_DIGITS = 6
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.]\d)")
 
@@ -239,25 +239,23 @@ def _keys(entry: Any) -> Iterator[str]:
 
 
 def _places(private: Path) -> tuple[dict[re.Pattern[bytes], str], dict[re.Pattern[bytes], str]]:
-    """Folders that a file of the release might name by mistake, and this machine: long names and short ones."""
+    """Folders that a file of the release might name by mistake, and this machine: what tells in any file, and in texts alone."""
     package = Path(__file__).resolve().parent
     folders = {private.resolve().parent, Path.cwd(), Path(os.path.expanduser("~")), package.parent, Path(sys.prefix)}
-    names = {str(folder): f"the path of a folder of this machine ({folder})" for folder in folders}
-    names = {name: what for name, what in names.items() if len(name) > 4}
-    # With the slash before what lies in it, even /root is long enough.
-    names |= {f"{name}/": what for name, what in names.items() if len(name) < _TELLING_LETTERS}
-    if re.search(r"[\d-]", platform.node()):  # a plain word may stand in any text
-        names[platform.node()] = "the name of this machine"
-    words: dict[re.Pattern[bytes], str] = {}
-    short_words: dict[re.Pattern[bytes], str] = {}
-    for name, what in names.items():
-        (words if len(os.fsencode(name)) >= _TELLING_LETTERS else short_words)[_word(name)] = what
-    return words, short_words
+    places = {
+        _word(str(folder)): f"the path of a folder of this machine ({folder})"
+        for folder in folders
+        if len(str(folder)) >= _TELLING_LETTERS
+    }
+    node = platform.node()
+    machine = (
+        {_word(node): "the name of this machine"} if re.search(r"[\d-]", node) else {}
+    )  # a plain word may stand anywhere
+    return (places | machine, {}) if len(node) >= _TELLING_LETTERS else (places, machine)
 
 
 def _word(text: str) -> re.Pattern[bytes]:
-    ends = b"" if text.endswith("/") else rb"(?![\w-])"
-    return re.compile(rb"(?<![\w.-])" + re.escape(os.fsencode(text)) + ends)
+    return re.compile(rb"(?<![\w.-])" + re.escape(os.fsencode(text)) + rb"(?![\w-])")
 
 
 def _private_metrics(private: Path) -> Iterator[float]:

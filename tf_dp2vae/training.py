@@ -80,6 +80,7 @@ class Training:
             history = self._take_private_steps(plan, callbacks, validation)
             show.phase(model.prior.describe())
             model.prior.fit(model, records)
+        model.latent_prior.temperature.assign(1.0 if model.refinement is None else model.refinement.temperature)
         model.contrast.match(model)
         if model.refinement is not None:
             show.phase(model.refinement.describe())

@@ -40,6 +40,13 @@ def check_positive(**values: float) -> None:
         check(math.isfinite(value) and value > 0, f"{name}={value!r} must be a finite number above 0.")
 
 
+def check_not_negative(**values: float) -> None:
+    """Each value is a finite number of at least 0."""
+    check_number(**values)
+    for name, value in values.items():
+        check(0 <= value < math.inf, f"{name}={value!r} must be a finite number of at least 0.")
+
+
 def check_whole(minimum: int = 1, way_out: str = "", maximum: int | None = None, **values: int) -> None:
     """Each value is a whole number of at least `minimum`, and at most `maximum` where there is one."""
     for name, value in values.items():
