@@ -8,6 +8,7 @@ from conftest import CLASSES, DREAMS, SHAPE, Silence, images_and_labels, tiny_mo
 
 from tf_dp2vae.accounting import FEATURE_MEANS, Event
 from tf_dp2vae.baselines import StatisticsAlone
+from tf_dp2vae.contrast import Contrast
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
 from tf_dp2vae.moments import Moments
@@ -160,6 +161,16 @@ def test_latents_are_drawn_at_the_temperature_of_the_refinement(judged):
     standard = np.linalg.solve(scale, (latents - prior.means.numpy()[1]).T)
     np.testing.assert_allclose(standard.mean(1), 0, atol=0.03)
     np.testing.assert_allclose(standard @ standard.T / num, 1.3**2 * np.eye(len(scale)), atol=0.05)
+
+
+def test_temperature_is_set_before_the_contrast_is_matched_to_samples(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Contrast, "match", lambda _, model: seen.append(float(model.latent_prior.temperature)))
+    for refinement in (Refinement(steps=0, candidates=2, temperature=1.3), None):
+        model = tiny_model(pretraining=DREAMS, prior=None, refinement=refinement)
+        model.latent_prior.temperature.assign(1.7)  # of an earlier fit
+        model.fit(*images_and_labels(24), batch_size=12, steps_per_epoch=1, verbose=0)
+    assert seen == pytest.approx([1.3, 1.0])
 
 
 def test_equal_seeds_give_equal_samples_whatever_their_number(judged):

@@ -239,7 +239,7 @@ def _keys(entry: Any) -> Iterator[str]:
 
 
 def _places(private: Path) -> tuple[dict[re.Pattern[bytes], str], dict[re.Pattern[bytes], str]]:
-    """Folders that a file of the release might name by mistake, and this machine: what tells in any file, and in texts alone."""
+    """Folders that a release might name by mistake, and this machine: what tells in any file, and what in texts alone."""
     package = Path(__file__).resolve().parent
     folders = {private.resolve().parent, Path.cwd(), Path(os.path.expanduser("~")), package.parent, Path(sys.prefix)}
     places = {
