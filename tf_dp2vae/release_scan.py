@@ -248,9 +248,8 @@ def _places(private: Path) -> tuple[dict[re.Pattern[bytes], str], dict[re.Patter
         if len(str(folder)) >= _TELLING_LETTERS
     }
     node = platform.node()
-    machine = (
-        {_word(node): "the name of this machine"} if re.search(r"[\d-]", node) else {}
-    )  # a plain word may stand anywhere
+    # A machine whose name is a plain word is not looked for: such a word may stand in any text.
+    machine = {_word(node): "the name of this machine"} if re.search(r"[\d-]", node) else {}
     return (places | machine, {}) if len(node) >= _TELLING_LETTERS else (places, machine)
 
 
