@@ -76,7 +76,6 @@ _OF_BOTH = (
     Lever("a judge, no matching", "--refine-steps 0", "worse for clothes, which are too smooth to be judged"),
     Lever("matching, no judge", "--candidates 1", "worse: samples of other classes stay"),
     Lever("twice the candidates", "--candidates 8", "a little better: a stricter choice, for free"),
-    Lever("latents at a temperature of 1.5", "--temperature 1.5", "better: samples vary less than records do"),
     Lever("twice the matching", "--refine-steps 600", "even: matched by then"),
     Lever("one more convolution", "", "even", "deeper"),
     Lever(
@@ -121,10 +120,12 @@ LEVERS: dict[FamilyName, tuple[Lever, ...]] = {
         Lever("two residual blocks", "--blocks 2", "even: depth against noise on its weights"),
         Lever("a constant learning rate", "--schedule constant --learning-rate 1e-3", "a little worse"),
         Lever("twice the learning rate", "--learning-rate 4e-3", _HASTE),
+        Lever("latents at a temperature of 1.5", "--temperature 1.5", "better: samples vary less than records do"),
         *_OF_BOTH,
     ),
     "surfaces": (
         Lever(REFERENCE, "", "the reference"),
+        Lever("latents at a temperature of 1", "--temperature 1", "worse: samples vary less than records do"),
         Lever("a residual block", "", "even: what it adds is lost to noise on its weights", "residual"),
         Lever(
             "a residual block with group normalisation",

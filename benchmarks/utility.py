@@ -56,7 +56,7 @@ METHODS = {
 }
 NON_PRIVATE = "non-private"
 COMPARED = [method for method in METHODS if method != NON_PRIVATE and method not in AMOUNTS or method == "none"]
-_SETTINGS, _RECORDS = ("batch_size", "steps", "blocks", "learning_rate", "schedule"), 60_000
+_SETTINGS, _RECORDS = ("batch_size", "steps", "blocks", "learning_rate", "schedule", "temperature"), 60_000
 KEY = ("dataset", "epsilon", "method", "seed")
 TOLERANCES = {"acc_lr": 0.04, "acc_mlp": 0.04, "acc_cnn": 0.04, "fid": 0.2}
 """Of --verify: accuracies may differ by as much, FID by this fraction. Three deviations of a difference of two runs."""
@@ -126,12 +126,10 @@ class Cell:
         return not is_usps or (flags.public or _shared(_USPS)) is not None
 
     def settings(self, flags: Flags) -> dict[str, Any]:
-        """Of the private steps, by today's defaults where the cell's flags leave them open; empty where there are none."""
-        if self.method in (NON_PRIVATE, "statistics"):
-            return {}
+        """Those of a family's recipe that the cell reads, by today's defaults where its flags leave them open."""
         _, *arguments = shlex.split(self.train_command(flags, self.name))
         resolved = parse(TrainFlags, "", arguments).resolved(_RECORDS)
-        return {name: getattr(resolved, name) for name in _SETTINGS}
+        return {name: getattr(resolved, name) for name in _SETTINGS if resolved.way.reads(name)}
 
     def evaluate_command(self, flags: Flags, name: str) -> str:
         """The line that evaluates."""

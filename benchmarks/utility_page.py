@@ -104,7 +104,7 @@ def spread(values: list[float | None], digits: int, factor: float = 1) -> str:
 def _work(row: Row) -> str:
     """The private steps that a row took, and the records in each."""
     settings = row.get("settings") or {}
-    return f"{settings['steps']} × {settings['batch_size']:,}" if settings else _NO_STEPS
+    return f"{settings['steps']} × {settings['batch_size']:,}" if "steps" in settings else _NO_STEPS
 
 
 def _line(group: list[Row], name: str, guarantee: str) -> str:

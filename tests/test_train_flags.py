@@ -17,7 +17,9 @@ from tf_dp2vae.commands import parse
 from tf_dp2vae.evaluation.flags import EvaluateFlags
 from tf_dp2vae.evaluation.inception import WEIGHTS_FILE
 from tf_dp2vae.flags import TrainFlags
+from tf_dp2vae.from_flags import make_refinement
 from tf_dp2vae.ledger import Ledger
+from tf_dp2vae.pretraining import Dreams
 from tf_dp2vae.recipes import RECIPES, Recipe, batch_size_for
 from tf_dp2vae.validation import InvalidInputError
 
@@ -77,7 +79,7 @@ BAD_FLAGS = [
     ),
     *(("--refine-share", value) for value in ("1", "-0.1", "nan", "x")),
     *(("--checkpoint-seconds", value) for value in ("-1", "nan", "inf", "x")),
-    *(("--prior-clip", value) for value in ("0", "-1", "inf", "x")),
+    *((flag, value) for flag in ("--prior-clip", "--temperature") for value in ("0", "-1", "inf", "x")),
     *(
         (flag, value)
         for flag in (
@@ -185,6 +187,7 @@ def test_flag_that_would_change_nothing(flags, ignored):
         "--pretrain statistics --epsilon 0.2 --statistics-share 0.3 --trials 2",
         "--pretrain unprotected --pretrain-epochs 5 --steps 300 --refine-share 0",
         "--pretrain none --pretrain-steps 2000 --pretrain-learning-rate 2e-3",
+        "--family surfaces --refine-share 0 --prior normal",
     ],
 )
 @pytest.mark.parametrize("num", [60_000, 40])
@@ -365,12 +368,22 @@ def test_help_names_the_file_of_weights(capsys):
         ("--dataset fashion_mnist", RECIPES["surfaces"]),
         ("--data digits.npz", RECIPES["surfaces"]),
         ("--data digits.npz --family strokes", RECIPES["strokes"]),
-        ("--family surfaces --blocks 2 --schedule cosine", Recipe(2, 1e-3, "cosine", 300, 4096)),
-        ("--blocks 0 --learning-rate 0.5 --steps 30 --batch-size 2", Recipe(0, 0.5, "cosine", 30, 2)),
+        ("--family surfaces --blocks 2 --schedule cosine", Recipe(2, 1e-3, "cosine", 300, 4096, 1.25)),
+        ("--blocks 0 --learning-rate 0.5 --steps 30 --batch-size 2", Recipe(0, 0.5, "cosine", 30, 2, 1.0)),
+        ("--family surfaces --temperature 1", dataclasses.replace(RECIPES["surfaces"], temperature=1.0)),
     ],
 )
 def test_family_sets_what_is_not_given(flags, recipe):
     assert parse(TrainFlags, "", flags.split()).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    "flags, temperature",
+    [("--family surfaces", 1.25), ("--family strokes", 1.0), ("--family surfaces --temperature 1.5", 1.5)],
+)
+def test_samples_are_refined_at_the_temperature_of_their_family(flags, temperature):
+    refinement = make_refinement(parse(TrainFlags, "", flags.split()), Dreams())
+    assert refinement is not None and refinement.temperature == temperature
 
 
 @pytest.mark.parametrize(

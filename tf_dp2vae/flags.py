@@ -28,7 +28,7 @@ from tf_dp2vae.validation import (
     check_seed,
     check_whole,
 )
-from tf_dp2vae.ways import PretrainName, reads, refuse_idle
+from tf_dp2vae.ways import PretrainName, Way
 
 MOST_CLASSES, LONGEST = 1000, 10_000_000
 _WIDEST, _DEEPEST, _MOST_AT_ONCE = 1024, 32, 65_536
@@ -57,15 +57,15 @@ class TrainFlags:
       refine_share: part of the budget for mean features, which samples are matched to and judged by; 0 for no refinement.
       refine_steps: ordinary steps of the matching, 240 samples each; 0 for none.
       temperature: of the latents of samples that are refined and released; 1 is what the latent prior says, above it samples
-        vary more.
+        vary more; by default 1 for strokes, 1.25 for surfaces.
       candidates: samples that the released judge chooses one from; 1 for no judge.
       batch_size: expected records in a Poisson batch; expected persons with --unit. By default 1024 for strokes and 4096 for
         surfaces, or half of all where they are fewer than two such batches.
       steps: private steps in all, a multiple of --rounds; by default 150 for strokes, 300 for surfaces.
       rounds: rounds that the private steps are split into; between two of them the encoder sleeps.
       family: what images show - strokes (digits, letters) or surfaces (clothes, photographs); sets --blocks, --steps,
-        --batch-size, --learning-rate and --schedule where they are not given; by-name is strokes for data sets known to be
-        such, as mnist, else surfaces.
+        --batch-size, --learning-rate, --schedule and --temperature where they are not given; by-name is strokes for data
+        sets known to be such, as mnist, else surfaces.
       learning_rate: of the private phase's Adam, at its start; by default 2e-3 for strokes, 1e-3 for surfaces.
       schedule: of that rate - cosine (falls to 0 along a half cosine) or constant; by-family is cosine for strokes.
       ema: momentum of the weight average that is released, from 0 (none) to below 1.
@@ -111,7 +111,7 @@ class TrainFlags:
     moments_share: float = Dreams.moments_share
     refine_share: float = Refinement.share
     refine_steps: int = Refinement.steps
-    temperature: float = Refinement.temperature
+    temperature: float | None = None
     candidates: int = Refinement.candidates
     batch_size: int | None = None
     steps: int | None = None
@@ -184,7 +184,7 @@ class TrainFlags:
         check_between(0, 1, statistics_share=self.statistics_share, moments_share=self.moments_share)
         check_between(0, 1, prior_share=self.prior_share)
         check(0 <= self.refine_share < 1, f"refine_share={self.refine_share!r} must lie in [0, 1): 0 is no refinement.")
-        check_positive(prior_clip=self.prior_clip, temperature=self.temperature)
+        check_positive(prior_clip=self.prior_clip, temperature=recipe.temperature)
         check_positive(learning_rate=recipe.learning_rate, pretrain_learning_rate=self.pretrain_learning_rate)
         check(
             0 <= self.ema < 1, f"ema={self.ema!r} must lie in [0, 1): 0 is no averaging, 0.98 averages some 50 steps."
@@ -223,7 +223,7 @@ class TrainFlags:
 
     def _check_together(self) -> None:
         """Flags that exclude or need each other."""
-        refuse_idle(self.pretrain, self._moved(), self.prior == "gaussian", self.refine_share > 0)
+        self.way.refuse_idle(self._moved())
         recipe = self.recipe
         check(
             self.insecure_seed is None or self.insecure_seed != self.seed,
@@ -266,15 +266,20 @@ class TrainFlags:
         named: FamilyName = "surfaces" if self.data else family_of(self.dataset)
         recipe = RECIPES[named if self.family == "by-name" else self.family]
         schedule = None if self.schedule == "by-family" else self.schedule
-        asked = {name: getattr(self, name) for name in ("blocks", "learning_rate", "steps", "batch_size")}
-        return recipe.changed(**asked, schedule=schedule)
+        asked = ("blocks", "learning_rate", "steps", "batch_size", "temperature")
+        return recipe.changed(**{name: getattr(self, name) for name in asked}, schedule=schedule)
+
+    @property
+    def way(self) -> Way:
+        """What tells which of these flags are read."""
+        return Way(self.pretrain, has_prior_release=self.prior == "gaussian", is_refined=self.refine_share > 0)
 
     def resolved(self, num_units: int) -> TrainFlags:
         """These flags with all that a default leaves open and training reads filled in, for so many records (or persons)."""
         recipe = self.recipe
         fitting = batch_size_for(num_units, recipe.batch_size) if self.batch_size is None else self.batch_size
         settings = vars(recipe.changed(batch_size=fitting))
-        return replace(self, **{name: value for name, value in settings.items() if reads(self.pretrain, name)})
+        return replace(self, **{name: value for name, value in settings.items() if self.way.reads(name)})
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""

@@ -79,7 +79,7 @@ def make_refinement(flags: TrainFlags, pretraining: Pretraining) -> Refinement |
     return Refinement(
         share=flags.refine_share,
         steps=flags.refine_steps,
-        temperature=flags.temperature,
+        temperature=flags.recipe.temperature,
         candidates=flags.candidates,
     )
 
