@@ -211,32 +211,39 @@ def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     return round(cnn(train, validation, held_out, 10, flags.epochs, seed).accuracy, 4)
 
 
-Setting = tuple[str, FamilyName, float]
+Setting = tuple[str, FamilyName, float, str]
 Accuracies = dict[Setting, dict[str, list[float]]]
 
 
 def accuracies_of(rows: list[dict]) -> Accuracies:
-    """For each data set, family and ε, for each lever that was measured there, in per cent: a number a seed."""
+    """For each setting, for each lever that was measured there, in per cent: a number a seed.
+
+    A setting is a data set, a family, ε, and what the recipe still lacked then; empty for today's.
+    """
     found: Accuracies = {}
     for row in rows:
-        setting = row["dataset"].removesuffix("-training"), row["family"], row["epsilon"]
+        setting = row["dataset"].removesuffix("-training"), row["family"], row["epsilon"], row.get("before", "")
         found.setdefault(setting, {}).setdefault(row["lever"], []).append(100 * row["accuracy"])
-    return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0] != "mnist", item[0][2])))
+    return dict(sorted(found.items(), key=lambda item: (item[0][3], item[0][1], item[0][0] != "mnist", item[0][2])))
+
+
+def _recipe(family: FamilyName, before: str) -> str:
+    return f"{family}, before {before}" if before else family
 
 
 def table(rows: list[dict]) -> str:
     """One line a lever, beside the mean of the recipe as it is."""
     lines = [
-        "| data | family | ε | lever | flags | expected | accuracy, % | to the recipe | seeds |",
+        "| data | recipe | ε | lever | flags | expected | accuracy, % | to the recipe | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (dataset, family, epsilon), of_lever in accuracies_of(rows).items():
+    for (dataset, family, epsilon, before), of_lever in accuracies_of(rows).items():
         reference = mean(of_lever.get(REFERENCE, [float("nan")]))
         for lever in LEVERS[family]:
             if values := of_lever.get(lever.name):
                 flags = f"`{lever.flags}`" if lever.flags else lever.change
                 lines.append(
-                    f"| {dataset} | {family} | {epsilon:g} | {lever.name} | {flags} | {lever.expected} "
+                    f"| {dataset} | {_recipe(family, before)} | {epsilon:g} | {lever.name} | {flags} | {lever.expected} "
                     f"| {mean(values):.1f} | {mean(values) - reference:+.1f} | {len(values)} |"
                 )
     return "\n".join(lines)
@@ -252,14 +259,14 @@ def draw(rows: list[dict], file: Path) -> None:
     figure, axes = plt.subplots(
         1, len(panels), figsize=(3 + 4 * len(panels), 1 + 0.27 * len(names)), sharex=True, sharey=True
     )
-    for axis, ((dataset, family, epsilon), found) in zip(np.atleast_1d(axes), panels.items()):
+    for axis, ((dataset, family, epsilon, before), found) in zip(np.atleast_1d(axes), panels.items()):
         reference = mean(found[REFERENCE])
         for place, name in enumerate(names):
             values = found.get(name, [])
             axis.barh(place, (mean(values) - reference) if values else 0, color="tab:blue", alpha=0.4)
             axis.plot([value - reference for value in values], [place] * len(values), "o", color="tab:blue", ms=4)
         axis.axvline(0, color="black", lw=0.8)
-        axis.set_title(f"{dataset}, ε = {epsilon:g}\n{family}: {reference:.1f} %", fontsize=10)
+        axis.set_title(f"{dataset}, ε = {epsilon:g}\n{_recipe(family, before)}: {reference:.1f} %", fontsize=10)
         axis.set_xlabel("points of CNN accuracy to the recipe")
         axis.set_yticks(range(len(names)), names)
         axis.grid(axis="x", alpha=0.3)
@@ -284,7 +291,7 @@ def main() -> None:
         for lever in chosen:
             row = {"dataset": data.stem, "family": flags.family, "epsilon": flags.epsilon}
             row |= {"lever": lever.name, "seed": seed}
-            known = [{name: old[name] for name in row} for old in stored()]
+            known = [{name: old[name] for name in row} for old in stored() if "before" not in old]
             if row not in known:
                 row["accuracy"] = measure(lever, seed, data, flags)
                 rows = [*stored(), row]
