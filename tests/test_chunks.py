@@ -11,6 +11,7 @@ from small_networks import model_of
 
 from tf_dp2vae import chunks
 from tf_dp2vae.chunks import chunk_size, held
+from tf_dp2vae.factors import MOST_AT_ONCE
 
 
 def dense():
@@ -64,6 +65,7 @@ def test_chunks_have_room_for_usual_batches_and_stay_within_the_limit(num, rate,
     assert 1 <= size <= num
     ordinary, besides = held(networks, draws)
     limit = max(min(max(part * expected * ordinary, negligible), budget) / (ordinary + besides), 1.0)
+    limit = min(limit, MOST_AT_ONCE)
     assert size < limit + 1
     room = min(expected + 2 * math.sqrt(expected * (1 - rate)), num)
     assert math.ceil(room / size) <= math.ceil(room / limit), "more chunks than the limit asks for"

@@ -103,6 +103,21 @@ def test_statement_that_agrees_with_itself_and_not_with_the_ledger_is_found_out(
     assert code == 1 and found["accounting"]["disagree"] == ["the ledger"]
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"num_records": 5}, "the number of records"),
+        ({"epsilon": None}, "whether a guarantee holds"),
+        ({"unit_column": "patient", "max_records_per_unit": 2, "num_units": 9}, "the unit"),
+    ],
+)
+def test_statement_about_other_records_than_the_ledger_is_found_out(run, monkeypatch, capsys, change, words):
+    edit(run / "release" / "privacy.json", lambda statement: statement.update(change))
+    code, captured, found = audited(run, monkeypatch, capsys)
+    assert code == 1 and found["accounting"]["disagree"] == ["the ledger"]
+    assert f"DISAGREES with the statement about {words}" in captured.out
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_charge_that_no_statement_names_is_found_out_on_a_run_s_own_ledger(run, monkeypatch, capsys, shared):
     ledger = Ledger(run / "private" / "ledger.jsonl")

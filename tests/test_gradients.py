@@ -10,7 +10,7 @@ from conftest import global_norm, loop_clipped_sum, randomised, relative_error
 from keras import layers
 from small_networks import batch_for, mixed_network, model_of, run, squared_loss
 
-from tf_dp2vae.factors import prefers_gram
+from tf_dp2vae.factors import MOST_AT_ONCE, ROUNDING, prefers_gram
 from tf_dp2vae.gradients import BookKeepingEngine, ReferenceEngine, VectorizedMapEngine, make_engine
 from tf_dp2vae.taps import Taps
 from tf_dp2vae.validation import InvalidInputError
@@ -34,6 +34,45 @@ def nested():
 
 def sequential():
     return randomised(keras.Sequential([keras.Input((3,)), layers.Dense(5, activation="relu"), layers.Dense(2)]))
+
+
+def biases():
+    """Their inputs are to be zeros."""
+    return model_of((1, 1), layers.Dense(2))
+
+
+def one_position():
+    return model_of((1, 1), layers.Dense(2, use_bias=False))
+
+
+def formed():
+    return model_of((4, 1), layers.Dense(1, use_bias=False))
+
+
+@pytest.mark.parametrize("build, pixel", [(biases, 0.0), (one_position, 1.0), (formed, 0.25)])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("num", [100, 300, MOST_AT_ONCE])
+def test_one_example_moves_a_sum_by_no_more_than_the_clip_and_its_rounding(build, pixel, engine, num):
+    """Where a sum stands at a power of two, one more or less decides whether hundreds of small numbers count or vanish."""
+    network, half, engine = build(), 2 ** int(np.log2(num / 2)), engine()
+    inputs = tf.fill([num, *network.inputs[0].shape[1:]], pixel)
+
+    @tf.function
+    def clipped_sum(slopes, mask):
+        def loss(apply, batch):
+            return batch[1] * tf.reduce_sum(apply(network, batch[0])[..., 0], axis=1)
+
+        return engine.clipped_sum(loss, (inputs, slopes), mask, network.trainable_variables, 1.0)[0]
+
+    furthest = 0.0
+    for small in (0.74, 0.49, 0.26):
+        slopes = np.full(num, -small * half * 2.0**-24)
+        slopes[:half], slopes[half] = 1.0, 0.5
+        for place in (0, half):
+            masks = [np.ones(num), np.arange(num) != place]
+            there, without = (clipped_sum(tf.constant(slopes, tf.float32), tf.constant(m, tf.float32)) for m in masks)
+            furthest = max(furthest, global_norm([np.subtract(a, b, dtype=float) for a, b in zip(there, without)]))
+    assert 1 - ROUNDING < furthest < 1 + ROUNDING
 
 
 @pytest.mark.parametrize("build", [mixed_network, shared_twice, nested, sequential])

@@ -106,6 +106,45 @@ def test_ledger_that_is_removed_between_opening_and_locking_is_refused(path, mon
         Ledger(path, 50)
 
 
+def replaced(path):
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+
+
+def longer(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+@pytest.mark.parametrize("touch", [replaced, longer, Path.unlink])
+def test_file_that_others_touch_takes_no_charge_and_loses_none(path, touch):
+    """What they wrote would be cut off, or what is written here stand in a file that nobody opens again."""
+    with Ledger(path, 50) as ledger:
+        ledger.charge(STEP)
+        touch(path)
+        there = path.read_bytes() if path.exists() else None
+        with pytest.raises(InvalidInputError, match="changed, replaced or removed by something else"):
+            ledger.charge(STEP)
+        assert len(ledger.charges) == 1 and (path.read_bytes() if path.exists() else None) == there
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_forked_process_charges_nothing_to_the_ledger_of_its_parent(path, in_file):
+    ledger = Ledger(path if in_file else None, 50, shared=True)
+    ledger.charge(STEP)
+    child = os.fork()
+    if not child:
+        try:
+            ledger.charge(STEP)
+            os._exit(0)
+        except InvalidInputError as error:
+            os._exit(3 if "was forked" in str(error) else 4)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    ledger.charge(STEP)
+    ledger.close()
+    assert len(ledger.charges) == 2 and (not in_file or events_of(path) == [STEP, STEP])
+
+
 @pytest.mark.parametrize("place", ["folder", "missing/ledger"])
 def test_impossible_places_are_refused(tmp_path, place):
     (tmp_path / "folder").mkdir()

@@ -23,6 +23,7 @@ from scipy import stats
 from tf_dp2vae import mechanisms
 from tf_dp2vae.accounting import Event
 from tf_dp2vae.dreams import frequency_basis
+from tf_dp2vae.factors import MOST_AT_ONCE, ROUNDING
 from tf_dp2vae.gradients import BookKeepingEngine
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.mechanisms import Mechanisms
@@ -100,6 +101,12 @@ def test_rounding_of_a_sum_does_not_grow_with_its_chunks():
     assert total.numpy().item() == pytest.approx(num * pixel / 255, rel=2e-7)
 
 
+def test_chunks_whose_sums_would_round_too_much_away_are_refused():
+    loss = ShiftLoss()
+    with pytest.raises(ValueError, match="1025 examples"):
+        gradient_sum(poisson_batch(5, loss, size=MOST_AT_ONCE + 1, chunks=1), 0.0, loss)
+
+
 def test_noise_on_a_sum_has_mean_and_deviation_and_no_correlations():
     loss, clip, sigma = ShiftLoss(), 0.5, 3.0
     truth, _ = gradient_sum(poisson_batch(9, loss), 0.0, loss, clip)
@@ -150,9 +157,10 @@ def test_noise_is_the_batch_s_own_in_float64_and_no_seed_repeats_it():
         noised, _ = gradient_sum(batch, sigma, loss, clip)
         answers.append(np.concatenate([total.numpy().ravel() for total in noised]))
     truth = np.concatenate([total.numpy().ravel() for total in gradient_sum(batches[0], 0.0, loss, clip)[0]])
-    exact = truth.astype(np.float64) + sigma * clip * batches[0].noise.numpy()
-    np.testing.assert_array_equal(answers[0], on_grid(exact, sigma * clip).astype(np.float32))
-    assert 0 < np.abs(answers[0] - exact).max() <= GRID * sigma * clip / 2
+    deviation = np.float64(np.float32(sigma * clip * (1 + ROUNDING)))
+    exact = truth.astype(np.float64) + deviation * batches[0].noise.numpy()
+    np.testing.assert_array_equal(answers[0], on_grid(exact, deviation).astype(np.float32))
+    assert 0 < np.abs(answers[0] - exact).max() <= GRID * deviation / 2
     assert np.array_equal(answers[0], answers[1])
     assert np.isclose(answers[0] - truth, answers[2] - truth).mean() < 0.1, "as often as two draws share a grid point"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES, DREAMS, SHAPE, images_and_labels, tiny_model
 
-from tf_dp2vae.records import Records, checked_records, resized
+from tf_dp2vae.records import NULL, Records, checked_records, resized
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.runs import RunFolder
 from tf_dp2vae.units import bound_per_unit
@@ -93,10 +93,11 @@ def test_persons_keep_their_own_records_where_invalid_ones_are_null():
         records = checked_records(IMAGES, labels, 3, invalid="null")
     records = bound_per_unit(records, np.array(["a", "a", "b", "b", "c", "a"]), "person", 6)
     assert records.num_records == 6 and records.num_units == 3
-    of_person = [records.members(np.arange(3) == person) for person in range(3)]
+    of_person = [records.places(np.arange(3) == person) for person in range(3)]
     with records.opened() as (images, _):
-        for members, expected in zip(of_person, ([0, 5], [2, 3], [])):
-            np.testing.assert_array_equal(images[members], IMAGES[expected])
+        for places, expected in zip(of_person, ([0, 5], [2, 3], [])):
+            assert len(places) == 6
+            np.testing.assert_array_equal(images[places[places != NULL]], IMAGES[expected])
 
 
 def test_nothing_but_invalid_records_is_trained_on_and_released_like_any_other_data(tmp_path):

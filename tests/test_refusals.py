@@ -13,6 +13,7 @@ from conftest import (
     SHAPE,
     equal_weights,
     fit,
+    global_norm,
     images_and_labels,
     some_records,
     tiny_model,
@@ -21,6 +22,7 @@ from small_networks import CentredOnceTrained
 
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.checkpoints import Checkpoints
+from tf_dp2vae.gradients import make_engine
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.model import DP2VAE
 from tf_dp2vae.networks import build_decoder, build_encoder
@@ -363,6 +365,45 @@ def test_networks_that_training_would_stumble_over_are_refused_before_anything_i
     mean = keras.layers.Dense(LATENT)(keras.layers.Flatten()(image))
     with pytest.raises(InvalidInputError, match=words):
         DP2VAE(change(image, mean), build_decoder(SHAPE, LATENT, CLASSES, width=2))
+
+
+@pytest.mark.parametrize("constants", [{}, {"mean": 0.5, "variance": 0.25}], ids=["adapted", "constants"])
+def test_layers_that_adapt_to_data_are_refused_and_constants_are_not(constants):
+    """Un-noised means of records would stand in the release."""
+    scaling = keras.layers.Normalization(axis=None, invert=True, name="scaling", **constants)
+    if not constants:
+        scaling.adapt(IMAGES / 255)
+    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    hidden = keras.layers.Dense(int(np.prod(SHAPE)))(keras.layers.Concatenate()([latent, label]))
+    decoder = keras.Model([latent, label], scaling(keras.layers.Reshape(SHAPE)(hidden)))
+    if constants:
+        DP2VAE(build_encoder(SHAPE, LATENT, CLASSES, width=2), decoder)
+        return
+    with pytest.raises(InvalidInputError, match=r"scaling take what they know .*Normalization\(mean="):
+        DP2VAE(build_encoder(SHAPE, LATENT, CLASSES, width=2), decoder)
+
+
+@pytest.mark.parametrize("engine", ["book-keeping", "reference"])
+def test_layer_of_both_networks_is_clipped_and_answered_once(engine):
+    """Answered twice it would move the answer by √2 C."""
+    shared = keras.layers.Dense(int(np.prod(SHAPE)))
+    image, latent = keras.Input(SHAPE), keras.Input((shared.units,))
+    hidden = shared(keras.layers.Flatten()(image))
+    encoder = keras.Model(image, [keras.layers.Dense(shared.units)(hidden) for _ in range(2)])
+    decoder = keras.Model(latent, keras.layers.Reshape(SHAPE)(shared(latent)))
+    parts = {"pretraining": NoPretraining(), "prior": NormalPrior(), "refinement": None}
+    model = DP2VAE(encoder, decoder, engine=engine, physical_batch_size=4, **parts)
+    variables = model.trainable_variables
+    assert len(variables) == 6 == len({id(variable) for variable in variables})
+    batch = tf.constant(IMAGES[:4] / 255, tf.float32), tf.zeros([4], tf.int32), tf.zeros([4, 1, shared.units])
+    mask = tf.constant([1.0, 0.0, 0.0, 0.0])
+    sums, _ = make_engine(engine, model.private_networks).clipped_sum(model.losses, batch, mask, variables, 0.5)
+    assert global_norm(sums) == pytest.approx(0.5, rel=1e-5)
+    model.compile("dp-sgd")
+    model.fit(IMAGES, batch_size=4, steps_per_epoch=2, verbose=0)
+    assert all(np.isfinite(variable).all() for variable in variables)
+    with pytest.raises(ValueError, match="named twice"):
+        model.mechanisms.gradient_sum(None, model, None, [*variables, variables[0]], 1.0, 1.0)
 
 
 def test_decoder_without_a_trainable_weight_is_refused_before_anything_is_charged():

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tf_dp2vae.randomness import InsecureSeed, SystemEntropy
-from tf_dp2vae.records import Records
+from tf_dp2vae.records import NULL, Records
 from tf_dp2vae.sampling import PoissonSource, in_order, unit_interval, unprotected_batches
+from tf_dp2vae.units import bound_per_unit
 
 UNLIKELY = 1e-6
 
@@ -63,9 +64,30 @@ def test_null_records_are_drawn_like_any_and_contribute_nothing():
     assert int(np.sum(batch.mask)) == 40
     np.testing.assert_array_equal(batch.images.reshape(-1, *SHAPE)[:40], images[:40])
     source = PoissonSource(records, 0.3, 16, SystemEntropy(), 5)
-    sizes = [len(source.draw()) for _ in range(400)]
-    assert stats.binomtest(sum(sizes), 400 * 40, 0.3).pvalue > UNLIKELY
-    assert source.draw().max() < 40
+    drawn = np.concatenate([source.draw() for _ in range(400)])
+    for of_kind, num in ((drawn == NULL, 20), (drawn != NULL, 40)):
+        assert stats.binomtest(int(of_kind.sum()), 400 * num, 0.3).pvalue > UNLIKELY
+    assert drawn.max() < 40
+
+
+@pytest.mark.parametrize("persons", [None, np.arange(60) // 4])
+def test_nulling_a_unit_leaves_all_others_where_they_are(persons):
+    """Elsewhere in the batch sums are then rounded as they were."""
+    images, labels = images_and_labels(60)
+    labels = np.arange(60, dtype=np.int32)
+    whole = Records(images, labels, 60)
+    gone = np.arange(60) == 17 if persons is None else persons == 3
+    nulled = Records(images[~gone], labels[~gone], 60, int(gone.sum()), np.flatnonzero(~gone))
+    if persons is not None:
+        whole, nulled = (bound_per_unit(records, persons, "person", 4) for records in (whole, nulled))
+    there, without = (PoissonSource(records, 0.5, 16, InsecureSeed(1), 5).batch() for records in (whole, nulled))
+    assert there.num_chunks == without.num_chunks
+    for before, after in zip(there, without):
+        if np.shape(before)[:2] == there.mask.shape:
+            others = there.mask == without.mask
+            np.testing.assert_array_equal(before[others], after[others])
+    moved = there.labels[there.mask != without.mask]
+    assert set(moved) <= set(np.flatnonzero(gone)) and len(moved) in (0, gone.sum()) and without.mask.sum() > 16
 
 
 class EveryoneAtOnce:
@@ -134,7 +156,7 @@ def test_draws_with_too_few_or_too_many_rows_are_refused(missing):
         return random.random((num, 2)), random.random((max(0, num - missing), 2))
 
     source = PoissonSource(some_records(40), 1.0, 8, SystemEntropy(), 1, draws)
-    with pytest.raises(ValueError, match="rows for 40 records"):
+    with pytest.raises(ValueError, match="rows for 40 places"):
         source.batch()
 
 

@@ -15,7 +15,7 @@ ONE = Statement(Privacy(1.0), 1000, EVENTS, True, True, True, False, "dreams", 0
 def test_trials_compose_as_often_as_they_were_run():
     entry = replace(ONE, trials=7).to_json()
     search = entry["hyper_parameter_search"]
-    assert search["covered"] and entry["trials"] == 7
+    assert search["covered"] == "if all trials charged the same events" and entry["trials"] == 7
     assert (
         entry["epsilon"]
         == entry["epsilon_rdp"]
@@ -25,6 +25,7 @@ def test_trials_compose_as_often_as_they_were_run():
     assert entry["epsilon"] > search["epsilon_of_one_run"] == pytest.approx(epsilon(EVENTS, 1e-5))
     assert "private metrics" in search["means"]
     words = str(replace(ONE, trials=7))
+    assert "as one of 7 trials that charged the same events" in words and "runs share" in search["means"]
     assert f"7 trials, ε = {entry['epsilon']:.4f}" in words and "private metrics" in words
     assert f"**The sampler, and all that SHA256SUMS lists beside it, is ({entry['epsilon']:.4f}," in words
 
@@ -38,7 +39,7 @@ def test_without_trials_search_is_said_not_to_be_covered():
     search = ONE.to_json()["hyper_parameter_search"]
     assert search["covered"] is False and "Not covered" in search["means"] and "epsilon_of_one_run" not in search
     shared = replace(ONE, shared_ledger=True).to_json()["hyper_parameter_search"]
-    assert shared["covered"] is False and "shared ledger" in shared["means"]
+    assert shared["covered"] is False and "later ones are not" in shared["means"]
     assert "choosing hyper-parameters" in str(ONE)
 
 

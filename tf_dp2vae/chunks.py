@@ -3,7 +3,7 @@
 Few large chunks are faster than many small ones, whose kernels are dispatched for little work. Memory sets the limit: a
 chunk may hold little more than an ordinary step on the whole batch would (or what is negligible beside the program
 itself), and no more than a fixed budget, beyond which memory stays flat however large the batch. All are counted from
-shapes. Privacy does not depend on any of it.
+shapes. Nor may more be added in float32 than rounding allows for (`factors`). Below that, privacy does not depend on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tf_dp2vae.factors import prefers_gram
+from tf_dp2vae.factors import MOST_AT_ONCE, prefers_gram
 from tf_dp2vae.layer_rules import rule_for
 from tf_dp2vae.taps import is_graph
 
@@ -80,7 +80,7 @@ def _factors(kernel: tuple[int, ...], positions: int) -> int:
 
 
 def chunk_size(networks: Sequence[keras.Model], num_records: int, sampling_rate: float, draws: int = 1) -> int:
-    """The examples in a chunk: as few chunks as memory allows, of equal size.
+    """The examples in a chunk: as few chunks as memory and rounding allow, of equal size.
 
     Args:
       networks: those that are trained.
@@ -90,6 +90,7 @@ def chunk_size(networks: Sequence[keras.Model], num_records: int, sampling_rate:
     """
     expected = sampling_rate * num_records
     ordinary, besides = held(networks, draws)
-    limit = max(min(max(_PART * expected * ordinary, _NEGLIGIBLE), _BUDGET) / max(ordinary + besides, 1), 1.0)
+    in_memory = min(max(_PART * expected * ordinary, _NEGLIGIBLE), _BUDGET) / max(ordinary + besides, 1)
+    limit = max(min(in_memory, MOST_AT_ONCE), 1.0)
     room = min(expected + _SLACK * math.sqrt(expected * (1 - sampling_rate)), num_records)
     return math.ceil(room / math.ceil(room / limit))

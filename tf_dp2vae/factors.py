@@ -18,7 +18,7 @@ Neither reuses the formed product for the sum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -32,6 +32,18 @@ _OPERATIONS_PER_BYTE = 2.0
 
 _LANES = 8
 """Numbers that a vector instruction takes at once; a little more or less makes no difference."""
+
+MOST_AT_ONCE = 1024
+"""Examples whose gradients may be added in float32."""
+
+_PIECE = 160
+"""Examples whose gradients are added in any order; the sums of so many are added then."""
+
+ROUNDING = 0.005
+"""Part of the clip C by which one example may move a sum besides by its own gradient: where it is added, others are rounded
+differently. With u = 2⁻²⁴, 160 vectors of norm C are added with an error below 160 u · 160 C, in any order, and 7 such sums
+with one below 7 u · 1024 C; with the example as without it, in all 2⁻⁸ C = 0.0039 C. The rest is for what else is rounded:
+norms, and a sum at its end."""
 
 _LEAST_NORM = 2.0**-23
 """Of a squared norm, relative to (Σ_p ‖left_p‖ ‖right_p‖)². Sums of scaled factors in float32 err by some 2⁻²³ of that Σ.
@@ -75,7 +87,7 @@ class Vectors:
         return _squared_rows(self.values)
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
-        return _weighted_rows(weights, self.values)
+        return weighted_rows(weights, self.values)
 
     def silenced(self, keep: tf.Tensor) -> Vectors:
         return Vectors(null_unless(keep, self.values))
@@ -124,13 +136,13 @@ class Products:
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         groups, m, n = self.left.shape[1], self.left.shape[3], self.right.shape[3]
         if self._forms and self._narrow:
-            total = tf.transpose(tf.reshape(_weighted_rows(weights, self._formed), [groups, n, m]), [0, 2, 1])
+            total = tf.transpose(tf.reshape(weighted_rows(weights, self._formed), [groups, n, m]), [0, 2, 1])
         elif self._forms:
-            total = tf.reshape(_weighted_rows(weights, self._formed), [groups, m, n])
+            total = tf.reshape(weighted_rows(weights, self._formed), [groups, m, n])
         else:
             left, right, scale = self.left, self.right, tf.reshape(weights, [-1, 1, 1, 1])
             left, right = (left * scale, right) if m < n else (left, right * scale)
-            total = _matmul_by_group(left, right)
+            total = _added(int(left.shape[0]), lambda some: _matmul_by_group(left[some], right[some]))
         return tf.reshape(total if groups == 1 else tf.transpose(total, [1, 0, 2]), [-1])
 
     def silenced(self, keep: tf.Tensor) -> Products:
@@ -270,11 +282,27 @@ def _squared_rows(rows: tf.Tensor) -> tf.Tensor:
     return tf.square(tf.math.reduce_euclidean_norm(rows, axis=1))
 
 
-def _weighted_rows(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Σ_i weights_i rows_i. XLA's product of a vector and a matrix walks columns on a CPU; its fused sum does not."""
+def weighted_rows(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Σ_i weights_i rows_i, for weights [examples] and rows [examples, size].
+
+    XLA's product of a vector and a matrix walks columns on a CPU; its fused sum does not.
+    """
     if inside_xla():
-        return tf.reduce_sum(weights[:, None] * rows, axis=0)
-    return tf.reshape(tf.linalg.matmul(tf.reshape(weights, [1, -1]), rows), [-1])
+        scaled = weights[:, None] * rows
+        return _added(rows.shape[0], lambda some: tf.reduce_sum(scaled[some], axis=0))
+    across = tf.reshape(weights, [1, -1])
+    return tf.reshape(_added(rows.shape[0], lambda some: tf.linalg.matmul(across[:, some], rows[some])), [-1])
+
+
+def pieces_of(examples: int) -> int:
+    """How many pieces so many examples are added in."""
+    return -(-examples // _PIECE)
+
+
+def _added(examples: int, add: Callable[[slice], tf.Tensor]) -> tf.Tensor:
+    """The sum over examples, piece by piece: `add` gives that over a slice of them."""
+    size = -(-examples // pieces_of(examples))
+    return tf.add_n([add(slice(start, min(start + size, examples))) for start in range(0, examples, size)])
 
 
 def inside_xla() -> bool:

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from tf_dp2vae.accounting import Privacy
 from tf_dp2vae.datasets import base_name
+from tf_dp2vae.factors import MOST_AT_ONCE
 from tf_dp2vae.gradients import EngineName
 from tf_dp2vae.pretraining import Dreams, Unprotected
 from tf_dp2vae.priors import GaussianPrior
@@ -31,7 +32,7 @@ from tf_dp2vae.validation import (
 from tf_dp2vae.ways import PretrainName, Way
 
 MOST_CLASSES, LONGEST = 1000, 10_000_000
-_WIDEST, _DEEPEST, _MOST_AT_ONCE = 1024, 32, 65_536
+_WIDEST, _DEEPEST, _MOST_CANARIES = 1024, 32, 65_536
 """Beyond these a typing error is likelier than a wish, and memory or patience would end with a traceback or not at all."""
 
 
@@ -82,12 +83,13 @@ class TrainFlags:
       public_dataset: a public data set (as for --dataset) for --pretrain public.
       public_data: a public .npz (as for --data) for --pretrain public; images are resized to the records'.
       engine: how clipped gradients are computed - book-keeping (fast) or reference (tensorflow-privacy's own).
-      physical_batch_size: records processed at once; memory against speed, no effect on privacy; by default chosen from
-        the networks' shapes.
+      physical_batch_size: records processed at once, at most 1024; memory against speed, no effect on privacy; by default
+        chosen from the networks' shapes.
       seed: of public randomness (initial weights, dreams, sleep); private randomness has no seed.
       insecure_seed: for research only - private randomness from this seed too; the run then states no guarantee, and is not
         resumed.
-      trials: how many runs were tried to choose these flags; the statement then tells what releasing all would cost.
+      trials: how many runs that charge the same events (noise, batches, steps, releases) were tried to choose the other
+        flags; the statement then tells what releasing all would cost. For other searches there is --ledger.
       audit_canaries: made-up images put among the records or left out by a coin each, for an audit; 0 for none.
       ledger: a file shared by all runs on one data set, so that --epsilon bounds them all together.
       runs: the folder of all runs.
@@ -163,7 +165,7 @@ class TrainFlags:
         if self.batch_size is not None:
             check_whole(maximum=LONGEST, batch_size=self.batch_size)
         if self.physical_batch_size is not None:
-            check_whole(maximum=_MOST_AT_ONCE, physical_batch_size=self.physical_batch_size)
+            check_whole(maximum=MOST_AT_ONCE, physical_batch_size=self.physical_batch_size)
         check_whole(
             maximum=LONGEST,
             max_per_unit=self.max_per_unit,
@@ -174,7 +176,7 @@ class TrainFlags:
         )
         check_whole(minimum=0, maximum=LONGEST, sleep_steps=self.sleep_steps, refine_steps=self.refine_steps)
         check_whole(minimum=0, maximum=_WIDEST, shifts=self.shifts)
-        check_whole(minimum=0, maximum=_MOST_AT_ONCE, audit_canaries=self.audit_canaries)
+        check_whole(minimum=0, maximum=_MOST_CANARIES, audit_canaries=self.audit_canaries)
         check_whole(maximum=_WIDEST, candidates=self.candidates)
         check_seed(self.seed)
         if self.insecure_seed is not None:
@@ -236,7 +238,10 @@ class TrainFlags:
             f"try {max(recipe.steps // self.rounds, 1) * self.rounds}.",
         )
         if self.ledger is not None:
-            check(self.trials is None, "--trials and --ledger exclude each other: a shared ledger counts every trial.")
+            check(
+                self.trials is None,
+                "--trials and --ledger exclude each other: a shared ledger counts what each trial asked.",
+            )
             check(
                 self.insecure_seed is None,
                 "--insecure-seed would void every statement of a shared ledger: drop --ledger.",

@@ -29,7 +29,7 @@ import keras
 import tensorflow as tf
 
 from tf_dp2vae._tfp import make_vectorized_keras_optimizer_class
-from tf_dp2vae.factors import null_unless, weighted_sums
+from tf_dp2vae.factors import null_unless, pieces_of, weighted_rows, weighted_sums
 from tf_dp2vae.layer_rules import rule_for
 from tf_dp2vae.taps import Taps, is_graph
 from tf_dp2vae.validation import check, check_choice
@@ -162,7 +162,7 @@ class VectorizedMapEngine:
         norms = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient), axis=1) for gradient in flat]))
         weights = clip_weights(norms, losses, mask, l2_norm_clip)
         silenced = [tf.where(weights[:, None] > 0, gradient, 0.0) for gradient in flat]
-        sums = [tf.linalg.matvec(g, weights, transpose_a=True) for g in silenced]
+        sums = [weighted_rows(weights, gradient) for gradient in silenced]
         shaped = [tf.reshape(total, variable.shape) for total, variable in zip(sums, variables)]
         return shaped, tf.reduce_sum(tf.where(weights > 0, losses, 0.0))
 
@@ -199,6 +199,18 @@ class ReferenceEngine:
     def clipped_sum(self, loss, batch, mask, variables, l2_norm_clip):
         self._optimizer._l2_norm_clip = l2_norm_clip
         values = [variable.value for variable in variables]
+        pieces = pieces_of(mask.shape[0])
+        sums, totals = tf.map_fn(
+            lambda piece: self._sum_of_piece(loss, *piece, values),
+            tf.nest.map_structure(lambda leaf: _in_pieces(leaf, pieces), (batch, mask)),
+            fn_output_signature=([tf.TensorSpec(value.shape) for value in values], tf.TensorSpec([])),
+        )
+        return [tf.reduce_sum(total, axis=0) for total in sums], tf.reduce_sum(totals)
+
+    def _sum_of_piece(
+        self, loss: LossFunction, batch: Any, mask: tf.Tensor, values: list[tf.Variable]
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Of so many examples as are added one after the other."""
         batch, mask = _without_non_finite(batch, mask)
         finite = _finite_gradients(loss, batch, values)
         batch = _with_null_unless(finite, batch)
@@ -210,8 +222,16 @@ class ReferenceEngine:
             return losses[0]
 
         means = self._optimizer._compute_gradients(masked_losses, values)
-        sums: Any = [tf.convert_to_tensor(mean) * tf.cast(mask.shape[0], tf.float32) for mean, _ in means]
+        sums = [tf.convert_to_tensor(mean) * tf.cast(mask.shape[0], tf.float32) for mean, _ in means]
         return sums, tf.reduce_sum(losses[0])
+
+
+def _in_pieces(leaf: Any, pieces: int) -> tf.Tensor:
+    """[examples, …] → [pieces, examples in each, …], zeros behind the last example."""
+    examples = leaf.shape[0]
+    size = -(-examples // pieces)
+    padded = tf.pad(leaf, [[0, pieces * size - examples], *[[0, 0]] * (leaf.shape.rank - 1)])
+    return tf.reshape(padded, [pieces, size, *leaf.shape[1:]])
 
 
 def _finite_gradients(loss: LossFunction, batch: Any, values: list[tf.Variable]) -> tf.Tensor:

@@ -50,6 +50,7 @@ class Ledger:
     With a path, every charge is on disk (flushed to the device) before `charge` returns: a crash may waste budget, never
     hide it. One process at a time holds a ledger in a file. Several runs on one data set share a ledger: one object, or one
     path after the other; then all of them are in their statements. `shared=True` says beforehand that it is kept for all.
+    Nothing is written to a file that anybody else wrote to, replaced or removed meanwhile, nor by a forked process.
     `with Ledger(path) as ledger:` lets go of the file at the end, as `close` does.
 
     Attributes:
@@ -86,7 +87,8 @@ class Ledger:
         self.answers: dict[str, str] = {}
         self._hashes: list[str] = []
         self._file: BinaryIO | None = None
-        self._whole, self._end = 0, b""
+        self._size, self._whole, self._end = 0, 0, b""
+        self._process = os.getpid()
         self._failed = False
         if path is not None:
             self._open(Path(path))
@@ -134,7 +136,7 @@ class Ledger:
                 raise ValueError(f"line {len(lines) + 1} ends in what no crash leaves there")
         for number, line in enumerate(lines, start=1):
             self._read_line(number, line)
-        self._whole = len(content) - (0 if self._end else len(tail))
+        self._size, self._whole = len(content), len(content) - (0 if self._end else len(tail))
 
     def _read_line(self, number: int, line: bytes) -> None:
         entry = json.loads(line)
@@ -195,6 +197,11 @@ class Ledger:
         )
         self._guaranteed = guaranteed
 
+    @property
+    def guaranteed(self) -> bool:
+        """Whether its runs' noise is secret, and their events are all that the records were asked."""
+        return self._guaranteed is not False
+
     def refuse_detached(self) -> None:
         """Refuses what would be charged to a copy and be missing in the file."""
         check(
@@ -209,7 +216,7 @@ class Ledger:
             known = {
                 "adjacency": self.adjacency,
                 "num_records": self.num_records,
-                _GUARANTEED: self._guaranteed is not False,
+                _GUARANTEED: self.guaranteed,
             }
             self._write({_HEADER: VERSION, "id": new_identity(), **known})
             if self._file is not None:
@@ -220,7 +227,7 @@ class Ledger:
 
         Raises:
           StorageError: it could not be written; nothing may be asked of the records.
-          InvalidInputError: the ledger is a copy, or closed.
+          InvalidInputError: the ledger is a copy, closed, or of another process; its file was touched by anybody else.
         """
         self.refuse_detached()
         self.begin()
@@ -230,8 +237,26 @@ class Ledger:
         """Notes the digest of the charge's stored answer: from here on there is one, and may be no other."""
         self._write({_ANSWER: digest, "of": charge.hash})
 
+    def _refuse_others(self) -> None:
+        """Refuses to write where somebody else may have: their charges would be cut off, or stand in another file."""
+        check(
+            os.getpid() == self._process or not (self.path or self.shared),
+            f"ledger {self.path or 'in memory'} belongs to the process that opened it, from which this one was forked: "
+            "let one process train, or open a ledger in a file after the other has closed it.",
+        )
+        if self._file is None or self._failed:
+            return
+        own = os.fstat(self._file.fileno())
+        there = os.stat(self.path) if os.path.exists(self.path) else None
+        if there is None or not os.path.samestat(own, there) or own.st_size != self._size:
+            raise DamagedFileError(
+                f"ledger {self.path} was changed, replaced or removed by something else while this run held it, so it may "
+                f"lack charges: {WAY_OUT}."
+            )
+
     def _write(self, entry: dict[str, Any]) -> None:
         hash_ = self._next_hash(entry)
+        self._refuse_others()
         if self.path is not None:
             check(
                 self._file is not None,
@@ -245,6 +270,7 @@ class Ledger:
             line = self._end + _line({**entry, _HASH: hash_}) + b"\n"
             append(self._file, self.path, line)
             self._whole, self._end, self._failed = self._whole + len(line), b"", False
+            self._size = self._whole
         self._remember(entry, hash_)
 
     @property

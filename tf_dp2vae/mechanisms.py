@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tf_dp2vae._tfp import GaussianSumQuery
 from tf_dp2vae.accounting import Event
+from tf_dp2vae.factors import MOST_AT_ONCE, ROUNDING
 from tf_dp2vae.gradients import Apply, GradientEngine
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.moments import Moments, clip_rows, clipped_sums, noised_moments
@@ -86,12 +87,14 @@ class Mechanisms:
         l2_norm_clip: float,
         noise_multiplier: float,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Σ over the Poisson batch of min(1, C/‖g_i‖) g_i, plus N(0, (σC)² I). Compiles; charge before running.
+        """Σ over the Poisson batch of min(1, C/‖g_i‖) g_i, plus N(0, (1.005 σC)² I). Compiles; charge before running.
 
         Sensitivity: a record is in the batch or not (Poisson, probability q), and in it contributes one vector over all
         `variables` together, clipped to norm C once. Its draws of z, and its augmented copies, are averaged inside g_i.
         Padding and non-finite examples contribute zero. So the sum moves by at most C when a record is nulled, whatever
-        the weights, provided that the weights are functions of earlier answers only.
+        the weights, provided that the weights are functions of earlier answers only. That is in exact arithmetic; in
+        float32 it moves by at most C (1 + `ROUNDING`), since a nulled record keeps its place (`sampling`) and so touches
+        the rounding of one chunk alone. The noise is that much larger.
         Event: Poisson-sampled Gaussian(q, σ), once for each step.
 
         Args:
@@ -107,14 +110,20 @@ class Mechanisms:
           trains, never for the release.
 
         Raises:
-          ValueError: the batch's noise is not one number for each weight, or its draws are not the loss's.
+          ValueError: a variable is named twice, chunks are too large, the batch's noise is not one number for each weight,
+            or its draws are not the loss's.
 
         Reference: Abadi et al. 2016, algorithm 1.
         """
 
+        if len({id(variable) for variable in variables}) < len(variables):
+            raise ValueError("A variable is named twice: its gradient would be clipped once and answered twice.")
         sizes = [math.prod(variable.shape) for variable in variables]
         if batch.noise.shape != [sum(sizes)]:
             raise ValueError(f"The batch brings noise for {batch.noise.shape} weights, trained are {sum(sizes)}.")
+        size = int(batch.mask.shape[1])  # type: ignore[arg-type]
+        if size > MOST_AT_ONCE:
+            raise ValueError(f"Chunks of {size} examples: sums of more than {MOST_AT_ONCE} round too much away.")
         _check_draws(loss, batch)
 
         def add_chunk(index: tf.Tensor, total: tf.Tensor, loss_sum: tf.Tensor) -> tuple:
@@ -131,7 +140,7 @@ class Mechanisms:
             [tf.constant(0), tf.zeros([sum(sizes)], tf.float64), tf.constant(0.0)],
             parallel_iterations=1,
         )
-        query = DrawnGaussianSumQuery(l2_norm_clip, noise_multiplier, batch.noise)
+        query = DrawnGaussianSumQuery(l2_norm_clip * (1 + ROUNDING), noise_multiplier, batch.noise)
         noised, _, _ = query.get_noised_result(total, query.initial_global_state())
         parts = [tf.reshape(part, variable.shape) for part, variable in zip(tf.split(noised, sizes), variables)]
         drawn = tf.reduce_sum(tf.cast(batch.mask, tf.float32))

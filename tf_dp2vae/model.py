@@ -25,6 +25,7 @@ from tf_dp2vae.augmentation import Shifts
 from tf_dp2vae.callbacks import StepsDone
 from tf_dp2vae.checkpoints import Checkpoints, Phase
 from tf_dp2vae.contrast import Contrast
+from tf_dp2vae.factors import MOST_AT_ONCE
 from tf_dp2vae.gradients import EngineName, make_engine
 from tf_dp2vae.judge import Judge
 from tf_dp2vae.ledger import Ledger
@@ -109,10 +110,10 @@ class DP2VAE(VAE):
           draws: K latent draws of each example, averaged before clipping.
           augmentation: moves records in the private phase, a copy for each draw; averaged before clipping too. None: off.
           engine: how clipped gradient sums are computed, `book-keeping` or `reference`.
-          physical_batch_size: examples processed at once; memory against speed, never privacy. None: from shapes
-            (`chunks`).
+          physical_batch_size: examples processed at once, at most 1,024; memory against speed, never privacy. None: from
+            shapes (`chunks`).
           seed: of public randomness (pre-training, sleep). Private randomness has no seed.
-          trials: how many runs like this one were tried to choose the arguments; for the statement.
+          trials: how many runs that charge the same events were tried to choose the arguments; for the statement.
           ledger: what the training is charged to; by default one in memory of the model's own.
           checkpoints: where a run is kept that may be killed and resumed, with a ledger in a file; by default nowhere.
           entropy: source of private randomness; by default the operating system. `InsecureSeed` is for research.
@@ -123,7 +124,7 @@ class DP2VAE(VAE):
         """
         super().__init__(encoder, decoder, draws, augmentation, seed, **kwargs)
         check_choice(get_args(EngineName), engine=engine)
-        check_whole(physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
+        check_whole(maximum=MOST_AT_ONCE, physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
         refuse_mixing([encoder, decoder])
         self.num_records: int | None = None
         self.privacy = privacy or Privacy()
@@ -202,9 +203,10 @@ class DP2VAE(VAE):
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """Of the networks that the current phase trains."""
+        """Of the networks that the current phase trains; each once, also where a layer is part of both."""
         networks = self.private_networks if self.phase is Phase.PRIVATE else [self.encoder, self.decoder]
-        return [variable for network in networks for variable in network.trainable_variables]
+        variables = [variable for network in networks for variable in network.trainable_variables]
+        return list({id(variable): variable for variable in variables}.values())
 
     trainable_weights = trainable_variables
 

@@ -21,6 +21,7 @@ from tf_dp2vae.units import Unit
 from tf_dp2vae.validation import check, check_choice, times
 
 FULL_SCALE = 255
+NULL = -1
 Invalid = Literal["refuse", "null"]
 
 
@@ -78,6 +79,7 @@ class Records:
         self.num_classes = num_classes
         self.unit = Unit()
         self._unit_of: np.ndarray | None = None
+        self._of_unit: np.ndarray | None = None
 
     @property
     def num_units(self) -> int:
@@ -107,9 +109,27 @@ class Records:
         records.unit, records._unit_of, records._origin = unit, unit_of[of_kept], self._origin
         return records
 
-    def members(self, drawn: np.ndarray) -> np.ndarray:
-        """Indices, ascending, of the records that belong to a unit that is drawn ([units], booleans)."""
-        return np.flatnonzero(drawn[: len(self._images)] if self._unit_of is None else drawn[self._unit_of])
+    def places(self, drawn: np.ndarray) -> np.ndarray:
+        """Which record stands at each place of a batch, as an index; `NULL` where a null record does.
+
+        A unit has as many places as it may have records, whatever it has. So a unit that is nulled leaves those of all
+        others where they are.
+
+        Args:
+          drawn: whether each unit is in the batch, [units] booleans.
+
+        Returns:
+          [drawn units · k].
+        """
+        if self._of_unit is None:
+            of_unit = np.full((self.num_units, self.unit.max_per_unit), NULL)
+            unit_of = self._positions if self._unit_of is None else self._unit_of
+            order = np.argsort(unit_of, kind="stable")
+            sorted_units = unit_of[order]
+            rank = np.arange(len(order)) - np.searchsorted(sorted_units, sorted_units)
+            of_unit[sorted_units, rank] = order
+            self._of_unit = of_unit
+        return self._of_unit[drawn].ravel()
 
     @contextmanager
     def opened(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

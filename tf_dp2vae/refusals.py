@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 _NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
+def _adapts(layer: keras.Layer) -> bool:
+    """Whether the layer has an `adapt`, and no constants in its place."""
+    constants = (getattr(layer, name, None) for name in ("input_mean", "input_bin_boundaries", "input_vocabulary"))
+    return callable(getattr(layer, "adapt", None)) and all(constant is None for constant in constants)
+
+
 def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
     """The number of classes of a decoder, 0 without a label input, after checking that the two networks fit together.
 
     Raises:
-      InvalidInputError: they are no functional models, compute in reduced precision, read no images, their shapes
-        differ, or the decoder cannot be copied.
+      InvalidInputError: they are no functional models, compute in reduced precision, adapt to data, read no images, their
+        shapes differ, or the decoder cannot be copied.
     """
     for network in (encoder, decoder):
         check(
@@ -52,6 +58,12 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
             not wide,
             f"layers {', '.join(wide)} compute in float64, images and latents are float32: build the networks under "
             "keras.config.set_dtype_policy('float32').",
+        )
+        adapted = [layer.name for layer in layers if _adapts(layer)]
+        check(
+            not adapted,
+            f"layers {', '.join(adapted)} take what they know from data by adapt(), perhaps from records and without noise: "
+            "give them constants, as in keras.layers.Normalization(mean=0.5, variance=0.25).",
         )
         named = [what for what in ("inputs", "outputs") if isinstance(getattr(network, f"_{what}_struct"), dict)]
         check(

@@ -117,7 +117,8 @@ def refuse_leaks(folder: Path, secrets: Secrets) -> None:
     if found:
         raise ReleaseRefusedError(
             f"the release was not published: {'; '.join(found[:5])}"
-            f"{f'; and {len(found) - 5} more' if len(found) > 5 else ''}. Remove what puts it there, and export again."
+            f"{f'; and {len(found) - 5} more' if len(found) > 5 else ''}. A name, path or number: remove what puts it "
+            "there, and export again. What is a record's: let it be, since another try would publish that this one failed."
         )
 
 

@@ -3,7 +3,8 @@
 Each unit (a record; with `units.bound_per_unit` a person with all kept records) is in a step's batch independently with
 probability q; that, and not shuffling, is what the accountant's amplification by sampling is proved for. A batch of random
 size is laid out in physical chunks of fixed shape with a 0/1 mask, so that one compiled program serves every step and
-memory is a knob that cannot change privacy.
+memory is a knob that cannot change privacy. A drawn null record has a place too, with a mask of 0: neighbours differ at one
+unit's places and nowhere else, also in how sums are rounded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dp2vae.randomness import Entropy, standard_normals
-from tf_dp2vae.records import FULL_SCALE, Records
+from tf_dp2vae.records import FULL_SCALE, NULL, Records
 
 ExampleDraws = Callable[[np.random.Generator, int], tuple[np.ndarray, ...]]
 """(generator, n) → what n examples need drawn: arrays whose n rows are independent and alike. None are drawn for n = 0."""
@@ -30,7 +31,7 @@ class PoissonBatch(NamedTuple):
       labels: [K, P], int32.
       mask: [K, P], uint8, 1 for a record.
       num_chunks: scalar int32.
-      draws: each [K, P, …], what the loss needs drawn for each record, for this step alone; zeros where the mask is 0.
+      draws: each [K, P, …], what the loss needs drawn for each place, for this step alone; zeros behind the last.
       noise: [weights] float64, standard normals for this step's answer: one for each number of the trained variables.
     """
 
@@ -88,14 +89,15 @@ class PoissonSource:
         self._example_draws = example_draws
         self.sampling_rate = sampling_rate
         self.physical_batch_size = physical_batch_size
-        most, expected = records.unit.max_per_unit, sampling_rate * records.most_held
+        most = records.unit.max_per_unit
+        expected = sampling_rate * records.num_units * most
         # Room for eight deviations; a larger draw grows the layout (one recompilation) rather than being cut.
         self._chunks = math.ceil((expected + 8 * math.sqrt(expected * most) + 8 * most) / physical_batch_size)
 
     def draw(self) -> np.ndarray:
-        """The indices of one Poisson batch, ascending: one coin a unit. A null record, drawn or not, contributes nothing."""
+        """The places of one Poisson batch (`Records.places`): one coin a unit."""
         uniform = self._entropy.generator().random(self._records.num_units)
-        return self._records.members(uniform < self.sampling_rate)
+        return self._records.places(uniform < self.sampling_rate)
 
     def batch(self) -> PoissonBatch:
         """One logical batch, as NumPy arrays.
@@ -103,19 +105,21 @@ class PoissonSource:
         Coins, draws and noise have a generator each, under a fresh key, so that none hangs on how much another took.
 
         Raises:
-          ValueError: the loss's draws are not a row for each drawn record.
+          ValueError: the loss's draws are not a row for each place.
         """
         chosen = self.draw()
         needed = -(-len(chosen) // self.physical_batch_size)
         self._chunks = max(self._chunks, needed)
+        held = np.flatnonzero(chosen != NULL)
         with self._records.opened() as (all_images, all_labels):
-            images, labels = self._laid_out(all_images[chosen]), self._laid_out(all_labels[chosen].astype(np.int32))
+            images = self._laid_out(all_images[chosen[held]], held)
+            labels = self._laid_out(all_labels[chosen[held]].astype(np.int32), held)
         return PoissonBatch(
             images,
             labels,
-            self._laid_out(np.ones(len(chosen), np.uint8)),
+            self._laid_out(np.ones(len(held), np.uint8), held),
             np.int32(needed),
-            tuple(map(self._laid_out, self._drawn_for(len(chosen)))),
+            tuple(self._laid_out(rows, np.arange(len(chosen))) for rows in self._drawn_for(len(chosen))),
             standard_normals(self._entropy.generator(), self.num_weights),
         )
 
@@ -123,14 +127,14 @@ class PoissonSource:
         draws = self._example_draws(self._entropy.generator(), num)
         # Behind fewer rows would stand zeros: a record's share would hang on how many were drawn before it.
         if any(len(rows) != num for rows in draws):
-            raise ValueError(f"The loss drew {[len(rows) for rows in draws]} rows for {num} records.")
+            raise ValueError(f"The loss drew {[len(rows) for rows in draws]} rows for {num} places.")
         return draws
 
-    def _laid_out(self, rows: np.ndarray) -> np.ndarray:
-        """[drawn, …] → [K, P, …], zeros behind what was drawn."""
+    def _laid_out(self, rows: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """[n, …] at the places `where`, [n] → [K, P, …], zeros elsewhere."""
         size, shape = self.physical_batch_size, rows.shape[1:]
         places = np.zeros((self._chunks * size, *shape), rows.dtype)
-        places[: len(rows)] = rows
+        places[where] = rows
         return places.reshape(self._chunks, size, *shape)
 
     def dataset(self) -> tf.data.Dataset:

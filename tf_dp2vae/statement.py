@@ -23,10 +23,14 @@ GIVEN_ENCODER = (
 INSECURE = "The noise was drawn from a seed: whoever knows the seed can subtract it. No guarantee holds."
 NOT_PRIVATE = "NOT PRIVATE: made from the records without clip and without noise, for comparison only. Do not publish."
 NO_SEARCH = "Not covered: how many other runs were looked at before these hyper-parameters were chosen."
-SEARCH_LEDGER = "Every run on the shared ledger is composed in epsilon; choosing by private metrics is not covered."
+SEARCH_LEDGER = (
+    "Every run that the shared ledger held when this was written is composed in epsilon, later ones are not. Choosing among "
+    "runs costs what the ledger holds in the end; choosing by private metrics is not covered."
+)
 SEARCH = (
-    "Releasing all trials, each like this one, would cost the stated epsilon; so does choosing one by looking at what they "
-    "released. Choosing by private metrics, such as losses on records, is not covered by any number of trials."
+    "Releasing all trials would cost the stated epsilon, if each charged the same events (noise, batches, steps and "
+    "releases); so does choosing one by looking at what they released. Trials of other events are covered by a ledger that "
+    "all runs share, not by their number; choosing by private metrics, such as losses on records, by neither."
 )
 _SECURE = "AES-128 in counter mode, keyed from the operating system, not stored"
 _GRID = (
@@ -52,7 +56,7 @@ class Statement:
       pretraining: in a few words.
       public_seed: of public randomness.
       unit: whose data a neighbour differs by.
-      trials: how many runs like this one were tried to choose its hyper-parameters; None where nobody said.
+      trials: how many runs that charged the same events were tried to choose its hyper-parameters; None where nobody said.
     """
 
     privacy: Privacy
@@ -118,7 +122,11 @@ class Statement:
         """What choosing hyper-parameters cost, as far as it is known."""
         if self.trials is None or not self.holds:
             return {"covered": False, "means": SEARCH_LEDGER if self.shared_ledger else NO_SEARCH}
-        return {"covered": True, "epsilon_of_one_run": self.epsilon(runs=1), "means": SEARCH}
+        return {
+            "covered": "if all trials charged the same events",
+            "epsilon_of_one_run": self.epsilon(runs=1),
+            "means": SEARCH,
+        }
 
     def _noise(self) -> str:
         if not self.private:
@@ -167,9 +175,9 @@ class Statement:
         if self.trials is not None:
             return [
                 f"**The sampler, and all that SHA256SUMS lists beside it, is ({self.epsilon():.4f}, {delta:g})-"
-                f"differentially private** with respect to {self._whom()}, end to end, as one of {self.trials} trials, "
-                f"however it was chosen among what they released (calibrated by {name}; {both}). For a run that nobody "
-                f"chose, ε is {self.epsilon(runs=1):.4f}."
+                f"differentially private** with respect to {self._whom()}, end to end, as one of {self.trials} trials that "
+                f"charged the same events, however it was chosen among what they released (calibrated by {name}; {both}). "
+                f"For a run that nobody chose, ε is {self.epsilon(runs=1):.4f}."
             ]
         return [
             f"**The sampler, and all that SHA256SUMS lists beside it, is ({self.epsilon():.4f}, {delta:g})-differentially "
@@ -253,7 +261,7 @@ class Statement:
             "Not covered: choosing hyper-parameters, or when to stop, by looking at private metrics; "
             + ("several records of one person (the unit is the record); " if self.unit.column is None else "")
             + "what the private folder of the run holds; timing and memory side "
-            "channels while training; the rounding of float32 gradients, latents and features before they are noised."
+            "channels while training; the rounding of float32 numbers beyond what the noise allows for (docs/guarantee.md)."
         ]
 
     def dumps(self) -> str:

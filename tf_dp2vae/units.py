@@ -11,6 +11,8 @@ records of one id, *one person*: at most k records of each are kept, and every m
 | sensitivity of a sum of contributions of norm ≤ C | C | k·C, by the triangle inequality |
 | event | (Poisson-sampled) Gaussian(q, σ) | the same: σ is the noise's deviation divided by k·C |
 
+In a batch a person has k places, whatever they have records, so steps cost as much as if everybody had k.
+
 One coin a person makes the analysis exact: with a person's records nulled the sum changes with probability q, and then by
 at most k·C, which is the Poisson-sampled Gaussian itself, with no group-privacy argument. Which records are kept is drawn
 from public randomness over *positions*, so it depends neither on contents nor on other persons' records.

@@ -32,6 +32,7 @@ from tf_dp2vae.evaluation.report import Part, missing
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.runs import ledger_file
 from tf_dp2vae.statement import INSECURE
+from tf_dp2vae.units import Unit
 from tf_dp2vae.validation import InvalidInputError, check, check_whole
 
 _TOLERANCE = 1e-6
@@ -131,10 +132,20 @@ def _ledger_beside(events: tuple[Event, ...], statement: dict[str, Any], private
         return f"{file} is not there, so nothing is compared", False
     with Ledger(file) as ledger:
         held = ledger.events
+        header = (ledger.guaranteed, ledger.num_records, ledger.adjacency) if ledger.count else ()
     uncharged, more = accounting.lacking(events, held), accounting.lacking(held, events)
-    if uncharged or (more and not statement.get("shared_ledger")):
-        return f"DISAGREES with the statement about {', '.join(dict.fromkeys(uncharged + more))}", True
+    wrong = [*uncharged, *more] if uncharged or not statement.get("shared_ledger") else []
+    stated = statement["epsilon"] is not None, statement.get("num_records"), _unit(statement).in_full
+    kinds = "whether a guarantee holds", "the number of records", "the unit"
+    wrong += [kind for kind, there, told in zip(kinds, header, stated) if there != told]
+    if wrong:
+        return f"DISAGREES with the statement about {', '.join(dict.fromkeys(wrong))}", True
     return "holds what is stated" + (", and what other runs spent since" if more else ""), False
+
+
+def _unit(statement: dict[str, Any]) -> Unit:
+    column = statement.get("unit_column")
+    return Unit() if column is None else Unit(column, statement["max_records_per_unit"], statement["num_units"])
 
 
 def _of_pairs(members: np.ndarray, others: np.ndarray, delta: float) -> OneRunVerdict:
