@@ -45,7 +45,7 @@ class TrainFlags:
       data: an .npz with x_train and optionally y_train, x_test, y_test (uint8 or float), instead of --dataset.
       num_classes: size of the declared label set of --data; labels are 0 to this less one.
       unit: an array of --data with one id a record, so that the guarantee is about persons; by default about records.
-      max_per_unit: the most records of one person that are used, with --unit; the noise grows with it.
+      max_per_unit: the most records of one person that are used, with --unit; noise and time grow with it.
       invalid_records: what a record of --data with NaN, pixels outside [0, 1] or a label outside the set does - refuse
         (nothing is trained) or null (it counts in N and contributes nothing).
       pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee); to compare
