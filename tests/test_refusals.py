@@ -383,6 +383,22 @@ def test_layers_that_adapt_to_data_are_refused_and_constants_are_not(constants):
         DP2VAE(build_encoder(SHAPE, LATENT, CLASSES, width=2), decoder)
 
 
+@pytest.mark.parametrize("by", [{"num_bins": 2}, {"bin_boundaries": [0.5]}], ids=["adapted", "constants"])
+def test_bins_that_adapt_to_data_are_refused_and_constants_are_not(by):
+    image = keras.Input(SHAPE)
+    bins = keras.layers.Discretization(**by, name="bins")
+    if "num_bins" in by:
+        bins.adapt(IMAGES / 255)
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1.0)(bins(image)))
+    encoder = keras.Model(image, [keras.layers.Dense(LATENT)(flat) for _ in range(2)])
+    decoder = build_decoder(SHAPE, LATENT, 0, width=2)
+    if "bin_boundaries" in by:
+        DP2VAE(encoder, decoder)
+        return
+    with pytest.raises(InvalidInputError, match="bins take what they know"):
+        DP2VAE(encoder, decoder)
+
+
 @pytest.mark.parametrize("engine", ["book-keeping", "reference"])
 def test_layer_of_both_networks_is_clipped_and_answered_once(engine):
     """Answered twice it would move the answer by √2 C."""

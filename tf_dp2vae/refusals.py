@@ -24,7 +24,9 @@ _NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 def _adapts(layer: keras.Layer) -> bool:
     """Whether the layer has an `adapt`, and no constants in its place."""
-    constants = (getattr(layer, name, None) for name in ("input_mean", "input_bin_boundaries", "input_vocabulary"))
+    if isinstance(layer, keras.layers.Discretization):
+        return layer.num_bins is not None
+    constants = (getattr(layer, name, None) for name in ("input_mean", "input_vocabulary"))
     return callable(getattr(layer, "adapt", None)) and all(constant is None for constant in constants)
 
 
