@@ -154,6 +154,11 @@ def test_config_round_trip_keeps_the_guarantee(kind):
     assert type(through_keras) is kind and through_keras.noise_multiplier is None
 
 
+def test_loss_scale_is_refused_where_no_loss_is_scaled():
+    with pytest.raises(InvalidInputError, match="loss_scale_factor would divide every update"):
+        DPSGD(0.1, loss_scale_factor=1024.0)
+
+
 @pytest.mark.parametrize("name", ["clipnorm", "clipvalue", "global_clipnorm"])
 def test_clips_after_the_noise_are_refused(name):
     with pytest.raises(InvalidInputError, match="l2_norm_clip"):

@@ -50,6 +50,10 @@ class DPOptimizerMixin:
             "clipnorm, clipvalue and global_clipnorm act after the noise: leave them out; Privacy(l2_norm_clip=…) is the "
             "clip for each example.",
         )
+        check(
+            kwargs.get("loss_scale_factor") is None,
+            "loss_scale_factor would divide every update, for no loss is scaled here: leave it out.",
+        )
         clip = 1.0 if l2_norm_clip is None else l2_norm_clip
         rate = {} if learning_rate is None else {"learning_rate": learning_rate}
         super().__init__(l2_norm_clip=clip, noise_multiplier=noise_multiplier or 0.0, **rate, **kwargs)

@@ -33,7 +33,7 @@ def parse_training(description: str | None, arguments: list[str] | None = None) 
     before = read_flags(run)
     flags = _absolute(parse(TrainFlags, description, arguments, before))
     given, kept = asdict(flags), asdict(before)
-    given, kept = {**given, **given.pop("privacy")}, {**kept, **kept.pop("privacy")}
+    given, kept = ({**one.pop("privacy"), **one} for one in (given, kept))
     differences = [
         f"{name} was {kept[name]}, is now {given[name]}"
         for name in kept

@@ -92,14 +92,20 @@ class RunFolder:
           of private randomness, with which no killed run goes on.
 
         Raises:
-          InvalidInputError: the name is no plain folder name, or the folder holds something already (or, to be resumed,
-            nothing, or a finished run).
+          InvalidInputError: the name is no plain folder name, TensorFlow could not read there, or the folder holds something
+            already (or, to be resumed, nothing, or a finished run).
         """
         check(
             name not in ("", ".", "..") and Path(name).name == name,
             f"name={name!r} must be a plain folder name without slashes.",
         )
         self.path = root / name
+        place = os.path.abspath(self.path)
+        check(
+            not {"[", "\\"} & set(place) and place.isprintable(),
+            f"run folder {place!r} cannot hold a release, for TensorFlow takes [ and \\ for patterns and reads UTF-8 alone: "
+            "choose another --name, or other --runs.",
+        )
         self.release, self.private = self.path / "release", self.path / "private"
         try:
             exists = self.path.exists()

@@ -184,7 +184,7 @@ class VAE(keras.Model):
 
     def mean_elbo(self, images: tf.Tensor, labels: tf.Tensor, draws: keras.random.SeedGenerator) -> tf.Tensor:
         """Mean negative ELBO of a batch, images in [0, 1], with one draw an example; the trackers follow."""
-        noise = keras.random.normal([tf.shape(images)[0], 1, self.latent_dim], seed=draws)
+        noise = keras.random.normal([tf.shape(images)[0], 1, self.latent_dim], dtype="float32", seed=draws)
         reconstruction, kl = self.elbo(plain_apply, images, labels, tf.ensure_shape(noise, [None, 1, self.latent_dim]))
         loss = tf.reduce_mean(reconstruction + kl)
         self._loss.update_state(loss)
