@@ -145,7 +145,9 @@ def _ledger_beside(events: tuple[Event, ...], statement: dict[str, Any], private
 
 def _unit(statement: dict[str, Any]) -> Unit:
     column = statement.get("unit_column")
-    return Unit() if column is None else Unit(column, statement["max_records_per_unit"], statement["num_units"])
+    return (
+        Unit() if column is None else Unit(column, statement.get("max_records_per_unit", 0), statement.get("num_units"))
+    )
 
 
 def _of_pairs(members: np.ndarray, others: np.ndarray, delta: float) -> OneRunVerdict:
