@@ -126,6 +126,19 @@ def test_fit_needs_compile_and_train_on_batch_is_refused():
         model.privacy_statement()
 
 
+def test_networks_of_float32_are_trained_where_keras_defaults_to_float64():
+    """That is the way out that the refusal of float64 gives."""
+    keras.config.set_floatx("float64")
+    try:
+        keras.config.set_dtype_policy("float32")
+        model = tiny_model(pretraining=DREAMS, prior=None)
+        fit(model)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    assert model.privacy_statement().holds
+
+
 def test_networks_that_do_not_fit_together_are_refused():
     with pytest.raises(InvalidInputError, match=r"\[2, 2, 3\]"):
         DP2VAE(build_encoder(SHAPE, 2, width=1), build_decoder(SHAPE, 3, width=1))

@@ -425,7 +425,8 @@ def test_resume_refuses_in_one_line_what_it_cannot_do(command, monkeypatch, tmp_
         return line
 
     assert "no such run" in refused("--resume", tmp_path / "nowhere")
-    assert "epsilon was 1.0, is now 3.0" in refused("--resume", command.folder, "--epsilon", "3")
+    changed = refused("--resume", command.folder, "--epsilon", "3")
+    assert "epsilon was 1.0, is now 3.0" in changed and "privacy was" not in changed
     assert "--resume" in refused()  # the same name again
     with locked(command.folder / "private"):
         assert "in use" in refused("--resume", command.folder)
