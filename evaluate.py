@@ -39,7 +39,7 @@ def main() -> None:
         real = real_images(flags.run, release, flags.dataset, flags.data, flags.num_classes)
         weights = find_weights(flags.inception_weights) if "fidelity" in flags.parts else None
         features = InceptionFeatures(weights) if weights else None
-    cache = Cache(flags.run.parent / ".cache")
+    cache = Cache(flags.run.absolute().parent / ".cache")
 
     wanted = flags.parts.split(",")
     num = flags.samples if {"usefulness", "membership"} & set(wanted) else min(flags.samples, _FOR_A_PICTURE)
@@ -61,7 +61,7 @@ def main() -> None:
             with watch.time(name):
                 parts.append(measures[name]())
         report = Report(release.statement, real.name, flags.seed, parts, watch.seconds)
-        pictures.quantities_against_epsilon(report, flags.run, folder)
+        pictures.quantities_against_epsilon(report, flags.run.absolute(), folder)
         report.write(folder)
     print(f"\n{report}\n\nWritten to {flags.run / 'private' / 'evaluation'} (private: computed from real records)")
     if flags.release_uncovered_numbers:

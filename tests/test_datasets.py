@@ -131,8 +131,25 @@ def test_zip_of_something_else_is_refused(tmp_path):
 
 
 def test_missing_file_and_folder_are_refused(tmp_path):
-    assert "nowhere.npz" in refusal_of(tmp_path / "nowhere.npz")
-    assert tmp_path.name in refusal_of(tmp_path)
+    assert "nowhere.npz does not exist" in refusal_of(tmp_path / "nowhere.npz")
+    assert f"{tmp_path.name} is a folder" in refusal_of(tmp_path)
+
+
+def test_file_that_may_not_be_read_is_said_to_be_so(tmp_path, monkeypatch):
+    path = written(tmp_path, x_train=IMAGES)
+    assert datasets.load_npz(str(path)).train.num_records == len(IMAGES)
+    monkeypatch.setattr(datasets.zipfile, "ZipFile", denied)
+    assert "cannot be read (Permission denied): give access" in refusal_of(path)
+
+
+def denied(*arguments, **named):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_refusal_names_the_file_whose_records_are_invalid(tmp_path):
+    path = written(tmp_path, x_train=IMAGES, y_train=LABELS + 7)
+    assert "outside the declared label set" in refusal_of(path)
+    assert f"x_train of {path}" in refusal_of(written(tmp_path, x_train=np.full((3, 8, 8), np.nan)))
 
 
 def test_label_set_must_be_a_whole_number(tmp_path):

@@ -18,6 +18,7 @@ import evaluate
 from tf_dp2vae.baselines import StatisticsAlone
 from tf_dp2vae.checksums import write_checksums
 from tf_dp2vae.commands import one_line_errors
+from tf_dp2vae.durable import DamagedFileError
 from tf_dp2vae.evaluation import pictures
 from tf_dp2vae.evaluation.cache import Cache
 from tf_dp2vae.evaluation.classifiers import impossible
@@ -25,10 +26,12 @@ from tf_dp2vae.evaluation.fidelity import fidelity
 from tf_dp2vae.evaluation.flags import EVALUATION_PARTS
 from tf_dp2vae.evaluation.inception import InceptionFeatures
 from tf_dp2vae.evaluation.real import RealImages, real_images
+from tf_dp2vae.evaluation.release import read_release
 from tf_dp2vae.evaluation.report import NOT_COVERED, PUBLISHED, Part, Report
 from tf_dp2vae.figures import against_epsilon
 from tf_dp2vae.pretraining import Dreams, NoPretraining, Unprotected
-from tf_dp2vae.runs import RunFolder
+from tf_dp2vae.runs import RunFolder, read_config
+from tf_dp2vae.validation import InvalidInputError
 
 QUICK = ["--samples", "120", "--fid-samples", "100", "--epochs", "1"]
 
@@ -418,3 +421,29 @@ def test_interrupted_evaluation_says_so_in_one_line_and_keeps_the_report_before_
     assert ended.value.code == 130 and capsys.readouterr().err == "\nevaluate.py: interrupted\n"
     assert [file.name for file in folder.iterdir()] == ["report.json"]
     assert not list(folder.parent.glob(".evaluation*"))
+
+
+@pytest.mark.parametrize("place", [".", "run"], ids=["inside the run", "beside it"])
+def test_cache_and_report_stand_where_they_belong_wherever_the_command_is_called(root, monkeypatch, place):
+    shutil.rmtree(root / "runs" / "run" / "private")
+    monkeypatch.chdir(root / "runs" / ("run" if place == "." else ""))
+    run(monkeypatch, place, *QUICK, "--parts", "usefulness", "--data", root / "data.npz", "--num-classes", "3")
+    assert (root / "runs" / ".cache").is_dir() and not (root / "runs" / "run" / ".cache").exists()
+    assert stat.S_IMODE((root / "runs" / "run" / "private").stat().st_mode) == 0o700
+
+
+def test_release_in_a_folder_that_tensorflow_cannot_read_is_not_called_tampered_with(root):
+    shutil.move(root / "runs" / "run", root / "run [1]")
+    with pytest.raises(InvalidInputError, match=r"TensorFlow takes \[ and .* for patterns.*choose a folder"):
+        read_release(root / "run [1]")
+
+
+def test_release_that_may_not_be_read_is_said_to_be_so(root, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(root), "is_file", denied)
+    with pytest.raises(InvalidInputError, match=r"privacy.json cannot be read \(Permission denied\): give access"):
+        read_release(root / "runs" / "run")
+    with pytest.raises(DamagedFileError, match="Permission denied"):
+        read_config(root / "runs" / "run" / "private")

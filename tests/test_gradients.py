@@ -235,3 +235,35 @@ def test_xla_gives_the_same():
 def test_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="magic"):
         make_engine("magic", [mixed_network()])
+
+
+class Doubled(layers.Layer):
+    """A product of matrices with an axis of one record before theirs, as Keras's attention takes them."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 3))
+
+    def call(self, inputs):
+        return tf.matmul(inputs[:, None], self.kernel)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [lambda: layers.EinsumDense("abc,cd->abd", (16, 3)), lambda: Doubled()],
+    ids=["EinsumDense", "own"],
+)
+def test_layers_that_oneDNN_crashes_on_when_vectorised_are_looped_over(layer):
+    """A crash is no exception: it would end this very process."""
+    network = model_of((64,), layers.Dense(64), layers.Reshape((16, 4)), layer(), layers.Flatten(), layers.Dense(2))
+    engine, batch, mask = make_engine("book-keeping", [network]), batch_for(network, 64), np.ones(64)
+    expected = loop_clipped_sum(squared_loss(network), batch, mask, network.trainable_variables, 0.7)
+    assert relative_error(run(engine, network, batch, mask, clip=0.7)[0], expected) < TOLERANCE
+
+
+def test_attention_falls_back():
+    tokens = keras.Input((8, 4))
+    attended = layers.MultiHeadAttention(2, 4)(tokens, tokens)
+    network = randomised(keras.Model(tokens, layers.Dense(2)(layers.Flatten()(attended))))
+    engine, batch, mask = make_engine("book-keeping", [network]), batch_for(network), [1, 0, 1, 1]
+    expected = loop_clipped_sum(squared_loss(network), batch, mask, network.trainable_variables, 0.7)
+    assert relative_error(run(engine, network, batch, mask, clip=0.7)[0], expected) < TOLERANCE

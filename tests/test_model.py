@@ -295,3 +295,16 @@ def test_half_precision_by_policy_after_the_networks_changes_nothing():
 def test_first_argument_of_an_optimizer_is_its_learning_rate(optimizer, ordinary):
     assert float(optimizer(0.25).learning_rate) == 0.25
     assert float(optimizer().learning_rate) == float(ordinary().learning_rate)
+
+
+@pytest.mark.parametrize("pretraining", [DREAMS, NoPretraining()], ids=["frozen encoder", "none"])
+def test_summary_counts_every_weight_once(pretraining):
+    model = tiny_model(pretraining=pretraining)
+    trained, others = model.trainable_variables, model.non_trainable_variables
+    assert {id(one) for one in [*trained, *others]} == {id(one) for one in model.variables}
+    assert len(trained) + len(others) == len(model.variables)
+    frozen = any(one is other for one in model.encoder.trainable_variables for other in others)
+    assert frozen == model.pretraining.freezes_encoder
+    lines = []
+    model.summary(print_fn=lambda line, **_: lines.append(line))
+    assert f"Total params: {sum(int(np.prod(one.shape)) for one in model.variables):,}" in "".join(lines)

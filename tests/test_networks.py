@@ -6,7 +6,7 @@ import pytest
 from conftest import CLASSES, LATENT, SHAPE
 
 from tf_dp2vae.mixing import refuse_mixing
-from tf_dp2vae.networks import build_decoder
+from tf_dp2vae.networks import build_decoder, build_encoder
 from tf_dp2vae.validation import InvalidInputError
 
 WIDTH = 8
@@ -49,3 +49,23 @@ def test_groups_fit_every_width_and_mix_no_examples(width):
 def test_number_of_blocks_is_checked(blocks):
     with pytest.raises(InvalidInputError, match=f"blocks={blocks}"):
         decoder(blocks=blocks)
+
+
+@pytest.mark.parametrize("build", [build_encoder, build_decoder])
+def test_what_is_no_shape_and_no_number_of_classes_is_refused(build):
+    for shape in ((28, 28), 28, None):
+        with pytest.raises(InvalidInputError, match="must be .height, width, channels."):
+            build(shape, 2)
+    with pytest.raises(InvalidInputError, match="num_classes=-1 must be a whole number of at least 0"):
+        build((8, 8, 1), 2, -1)
+
+
+def test_channels_come_last_whatever_keras_is_set_to():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        decoder, encoder = build_decoder((8, 12, 3), 2, width=4, blocks=1), build_encoder((8, 12, 3), 2)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert decoder.outputs[0].shape[1:] == encoder.inputs[0].shape[1:] == (8, 12, 3)
+    other = build_decoder((8, 12, 3), 2, width=4, blocks=1)
+    assert np.array_equal(decoder(np.ones((1, 2))), other(np.ones((1, 2))))

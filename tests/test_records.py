@@ -38,6 +38,7 @@ def changed(value):
 
 
 BAD_IMAGES = {
+    "masked": (np.ma.masked_equal(IMAGES, 0), "x: a masked array"),
     "dtype int64": (IMAGES.astype(np.int64), "int64"),
     "dtype uint16": (IMAGES.astype(np.uint16), "uint16"),
     "dtype bool": (IMAGES > 9, "bool"),
@@ -53,6 +54,7 @@ BAD_IMAGES = {
     "below zero": (changed(-0.01), r"outside \[0, 1\]"),
 }
 BAD_LABELS = {
+    "masked": (np.ma.masked_equal(LABELS, 0), "labels: a masked array"),
     "too few": (LABELS[:5], r"\(5,\).*6 images"),
     "one-hot": (np.eye(3)[LABELS], r"\(6, 3\)"),
     "floats": (LABELS.astype(float), "float64"),

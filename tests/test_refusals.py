@@ -20,7 +20,7 @@ from conftest import (
 )
 from small_networks import CentredOnceTrained
 
-from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.accounting import BudgetExceededError, Privacy
 from tf_dp2vae.checkpoints import Checkpoints
 from tf_dp2vae.gradients import make_engine
 from tf_dp2vae.ledger import Ledger
@@ -567,3 +567,92 @@ def test_what_is_no_number_is_no_epsilon(value):
 def test_checkpoints_at_no_time_are_refused(seconds):
     with pytest.raises(InvalidInputError, match="checkpoint_seconds=.* at least 0"):
         Checkpoints(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"pretraining": "dreams"}, "pretraining='dreams' is no Pretraining: pass Dreams"),
+        ({"ledger": "ledger.jsonl"}, r"ledger='ledger.jsonl' is no Ledger: open its file, Ledger\(path\)"),
+        ({"checkpoints": "private"}, r"checkpoints='private' is no Checkpoints: pass Checkpoints\(folder\)"),
+        ({"privacy": 1.0}, "privacy=1.0 is no Privacy"),
+        ({"prior": "gaussian"}, "prior='gaussian' is no Prior"),
+        ({"refinement": "none"}, "refinement='none' is no Refinement: .*None for none"),
+        ({"augmentation": 2}, "augmentation=2 is no Shifts"),
+    ],
+)
+def test_a_name_or_a_path_in_place_of_an_object_is_told_what_to_pass(arguments, words):
+    with pytest.raises(InvalidInputError, match=words):
+        tiny_model(**arguments)
+
+
+def test_public_data_as_plain_arrays_are_told_how_to_become_records():
+    with pytest.raises(InvalidInputError, match="data=a tuple is no Records: .*checked_records"):
+        Public(data=(IMAGES, LABELS))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.Dense(64, kernel_regularizer="l2"),
+        lambda: keras.layers.Dense(64, bias_regularizer=keras.regularizers.L1(0.1)),
+        lambda: keras.layers.Dense(64, activity_regularizer="l2"),
+        lambda: Penalised(64),
+    ],
+    ids=["kernel", "bias", "activity", "add_loss"],
+)
+def test_layers_with_losses_of_their_own_are_refused(layer):
+    """The private loss is the records' alone, so they would be left out without a word."""
+    latent, label = keras.Input((LATENT,)), keras.Input((CLASSES,))
+    odd = layer()
+    hidden = odd(keras.layers.Concatenate()([latent, label]))
+    decoder = keras.Model([latent, label], keras.layers.Reshape(SHAPE)(hidden))
+    with pytest.raises(InvalidInputError, match=f"layers {odd.name} have regularizers or losses of their own"):
+        DP2VAE(tiny_model().encoder, decoder)
+
+
+class Penalised(keras.layers.Dense):
+    def call(self, inputs):
+        outputs = super().call(inputs)
+        self.add_loss(tf.reduce_sum(tf.square(outputs)) if not isinstance(outputs, keras.KerasTensor) else 0.0)
+        return outputs
+
+
+def test_an_optimizer_of_another_model_is_refused_before_anything_is_charged():
+    first, second = tiny_model(), tiny_model()
+    fit(first)
+    second.compile(first.optimizer)
+    with pytest.raises(InvalidInputError, match="compile with a new optimizer"):
+        fit(second)
+    assert second.ledger.events == ()
+
+
+def test_an_optimizer_of_before_a_layer_was_frozen_is_refused_and_of_the_same_weights_is_not():
+    model = tiny_model()
+    fit(model)
+    with pytest.raises(BudgetExceededError):
+        fit(model)
+    charged = model.ledger.events
+    next(layer for layer in model.decoder.layers if layer.variables).trainable = False
+    with pytest.raises(InvalidInputError, match="frozen or thawed: compile with a new optimizer"):
+        fit(model)
+    assert model.ledger.events == charged
+
+
+def test_a_model_that_was_built_for_several_replicas_is_refused():
+    class Two:
+        num_replicas_in_sync = 2
+
+    model = tiny_model()
+    model._distribute_strategy = Two()
+    with pytest.raises(InvalidInputError, match="2 replicas would each add noise"):
+        fit(model)
+    assert model.ledger.events == ()
+
+
+def test_a_sequential_decoder_is_a_functional_one():
+    decoder = keras.Sequential([keras.Input((LATENT,)), keras.layers.Dense(64), keras.layers.Reshape(SHAPE)])
+    model = DP2VAE(build_encoder(SHAPE, LATENT, width=1), decoder, pretraining=DREAMS)
+    model.compile("dp-adam")
+    fit(model, labels=None)
+    assert model.privacy_statement().holds

@@ -442,6 +442,11 @@ def test_resume_refuses_in_one_line_what_it_cannot_do(command, monkeypatch, tmp_
         assert "config.json" in refused("--resume", command.folder)
     config.write_text(text.replace('"learning_rate": 0.001', '"learning_rate": 0.002'))
     assert "learning_rate was" in refused("--resume", command.folder)
+    config.write_text(text)
+    ledger = command.folder / "private" / "ledger.jsonl"
+    ledger.rename(tmp_path / "elsewhere")
+    assert "ledger.jsonl is missing, so nothing says what was spent" in refused("--resume", command.folder)
+    assert not ledger.exists()
     config.unlink()
     assert "missing" in refused("--resume", command.folder)
 
@@ -459,6 +464,19 @@ def test_run_says_where_it_is_and_when_interrupted_how_to_go_on(command, monkeyp
     assert folder.endswith(f" {command.folder}") and how.endswith(f" {way_on}")
     assert (code, error) == (130, f"\ntrain.py: interrupted: go on with {way_on}\n")
     assert command(*shlex.split(way_on)[2:])[0] == 0
+
+
+def test_run_whose_output_nobody_reads_any_more_says_how_to_go_on(command, monkeypatch):
+    def closed(*arguments, **named):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Refinement, "run", closed)
+        patch.setattr("tf_dp2vae.commands.os.dup2", lambda *descriptors: None)
+        code, error = command()
+    way_on = f"python train.py --resume {command.folder}"
+    assert (code, error) == (141, f"train.py: nobody reads its output any more: go on with {way_on}\n")
+    assert command("--resume", command.folder)[0] == 0
 
 
 def test_run_with_an_insecure_seed_is_not_resumed_and_says_so_from_the_start(command, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,7 @@ def test_bad_value_of_a_flag(refused, flag, value):
         (("--unit", "patient"), "no array patient"),
         (("--max-per-unit", "3"), "without --unit"),
         (("--dataset", "kmnist"), "give one of them"),
+        (("--dataset", "mnist"), "give one of them"),
         (("--pretrain", "public", "--public-data", "a.npz", "--public-dataset", "b"), "give one of them"),
         (("--shifts", "8"), "choose less than 8"),
         (("--name", "a/b"), "'a/b'"),
@@ -269,6 +271,9 @@ def test_folder_in_place_of_a_file(refused, folder, flag):
 def test_public_data_of_another_kind(refused, folder):
     np.savez(folder / "public.npz", x_train=np.repeat(IMAGES, 3, 3), y_train=LABELS)
     assert "3 channels" in refused("--pretrain", "public", "--public-data", folder / "public.npz")
+    np.savez(folder / "public.npz", x_train=IMAGES, y_train=LABELS + 1)
+    outside = refused("--pretrain", "public", "--public-data", folder / "public.npz")
+    assert "outside the declared label set" in outside and "--invalid-records null" in outside
     np.savez(folder / "public.npz", x_train=IMAGES)
     assert "0 classes" in refused("--pretrain", "public", "--public-data", folder / "public.npz")
 
@@ -321,6 +326,56 @@ def test_as_a_program(tmp_path, flags, words):
     lines = [line for line in ended.stderr.splitlines() if line]
     assert ended.returncode == 2 and len(lines) == 1 and words in lines[0]
     assert ended.stdout == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command, code",
+    [
+        ("train.py --help | true", 0),
+        ("train.py --epsilon 0 >&-", 2),
+        ("KERAS_BACKEND=jax train.py --epsilon 0", 2),
+        ("-m tf_dp2vae.audit --no-such-flag", 2),
+    ],
+    ids=["closed pipe", "closed output", "another backend", "a module"],
+)
+def test_odd_surroundings_end_in_one_line_at_most(command, code):
+    """`set -o pipefail` gives the program's own exit code."""
+    name = "tf_dp2vae.audit" if "audit" in command else "train.py"
+    command = re.sub(r"train.py|-m", rf"{sys.executable} \g<0>", command)
+    shell = ["bash", "-c", f"set -o pipefail; {command}"]
+    ended = subprocess.run(shell, cwd=Path(train.__file__).parent, capture_output=True, text=True)
+    assert ended.returncode == code, ended
+    assert re.fullmatch(rf"{name}: .*\n" if code == 2 else "", ended.stderr)
+
+
+TALKING = "from tf_dp2vae.commands import one_line_errors; one_line_errors(lambda: [print(n) for n in range(10**6)])()"
+
+
+def test_program_whose_output_nobody_reads_any_more_ends_without_a_word():
+    command = ["bash", "-c", f"set -o pipefail; {sys.executable} -c '{TALKING}' | head -n 1"]
+    ended = subprocess.run(command, cwd=Path(train.__file__).parent, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (141, "0\n", "")
+
+
+INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+
+class Interruption:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorflow":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interruption())
+sys.argv = ["train.py", "--epsilon", "0"]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_ctrl_c_before_a_command_has_begun_is_no_traceback():
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], cwd=Path(train.__file__).parent, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
 
 
 def test_help_lists_every_flag_with_its_meaning(monkeypatch, capsys):

@@ -80,4 +80,10 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise ImportError(
+            f"tf_dp2vae trains by TensorFlow, Keras is set to {keras.config.backend()}: set KERAS_BACKEND=tensorflow."
+        )
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

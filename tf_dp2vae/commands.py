@@ -1,12 +1,15 @@
 """What every command does alike: flags from a frozen dataclass by a library, and refusals in one line with exit code 2.
 
-An interruption by Ctrl-C is one line too, with exit code 130, as shells have it.
+An interruption by Ctrl-C is one line too, with exit code 130, as shells have it; so is the end of whoever read the output,
+as of `head`, with 141.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import os
+import signal
 import sys
 from argparse import Action
 from collections.abc import Callable
@@ -20,7 +23,7 @@ from simple_parsing.helpers.custom_actions import BooleanOptionalAction
 from tf_dp2vae.validation import InvalidInputError
 
 T = TypeVar("T")
-USAGE_ERROR, INTERRUPTED = 2, 130
+USAGE_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 class _Help(SimpleHelpFormatter):
@@ -62,6 +65,7 @@ class _OneLineParser(ArgumentParser):
 def parse(flags: type[T], description: str | None, arguments: list[str] | None = None, default: T | None = None) -> T:
     """Flags from the command line (or from `arguments`); those not given are the default's."""
     parser = _OneLineParser(
+        prog=_program(),
         description=description,
         add_option_string_dash_variants=DashVariant.DASH,
         allow_abbrev=False,
@@ -88,18 +92,25 @@ def _program() -> str:
 
 
 def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
-    """Turns refusals into one line on standard error and exit code 2, and Ctrl-C into one and 130.
+    """Turns refusals into one line on standard error and exit code 2; Ctrl-C and a closed pipe into one, and 130 and 141.
 
     Other exceptions keep their traceback.
     """
 
     @functools.wraps(main)
     def wrapped() -> Any:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the program runs
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere  # None, where the shell closed them
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # an ε that the terminal cannot show ends nothing
         try:
-            return main()
+            try:
+                return main()
+            finally:
+                sys.stdout.flush()
         except InvalidInputError as error:
             print(f"{_program()}: {_one_line(str(error))}", file=sys.stderr)
             sys.exit(USAGE_ERROR)
@@ -107,5 +118,10 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
             # A line of its own: what came before may be a progress bar.
             print(f"\n{_program()}: {_one_line(str(interruption) or 'interrupted')}", file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except BrokenPipeError as end:
+            os.dup2(nowhere.fileno(), 1)  # else Python's last flush fails once more
+            if end.errno is None:  # words of ours; whoever reads the first lines of --help needs none
+                print(f"{_program()}: {_one_line(str(end))}", file=sys.stderr)
+            sys.exit(UNREAD)
 
     return wrapped

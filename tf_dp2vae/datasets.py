@@ -54,7 +54,7 @@ def base_name(name: str) -> str:
 
 
 def load_npz(
-    file: Path,
+    file: str | os.PathLike[str],
     num_classes: int = 10,
     unit: str | None = None,
     max_per_unit: int = 1,
@@ -75,6 +75,7 @@ def load_npz(
       InvalidInputError: one line that says what is wrong and what is accepted.
     """
     check_whole(num_classes=num_classes)
+    file = Path(file)
     dataset, arrays = _from_npz(file, num_classes, invalid)
     if unit is None:
         return dataset
@@ -118,16 +119,21 @@ def _from_npz(file: Path, num_classes: int, invalid: Invalid) -> tuple[Dataset, 
         "y_test" not in arrays or "y_train" in arrays,
         f"{file} has y_test and no y_train: give the labels of both, or of neither.",
     )
-    train = checked_records(arrays["x_train"], arrays.get("y_train"), num_classes, what="x_train", invalid=invalid)
+    train = checked_records(
+        arrays["x_train"], arrays.get("y_train"), num_classes, what=f"x_train of {file}", invalid=invalid
+    )
     if "x_test" not in arrays:
         return Dataset(file.stem, train, None), arrays
-    test = checked_records(arrays["x_test"], arrays.get("y_test"), num_classes, train.image_shape, "x_test", invalid)
+    test = checked_records(
+        arrays["x_test"], arrays.get("y_test"), num_classes, train.image_shape, f"x_test of {file}", invalid
+    )
     return Dataset(file.stem, train, test), arrays
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
     """All arrays of the archive. No pickle is opened, and nothing is unpacked that would not fit into memory."""
     try:
+        check(not file.is_dir(), f"data file {file} is a folder: name an .npz, such as numpy.savez writes.")
         check(file.is_file(), f"data file {file} does not exist: name an .npz that does.")
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
@@ -141,6 +147,8 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except InvalidInputError:
         raise
+    except PermissionError as error:
+        raise InvalidInputError(f"data file {file} cannot be read ({error.strerror}): give access to it.") from error
     except Exception as error:  # a damaged file raises whatever the zip, zlib and npy readers raise
         raise InvalidInputError(
             f"data file {file} is not a readable .npz of plain arrays ({first_line(error)}): write it with numpy.savez."

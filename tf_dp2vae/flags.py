@@ -41,13 +41,13 @@ class TrainFlags:
     """Training.
 
     Attributes:
-      dataset: mnist (no network needed) or the name of an image data set of tensorflow-datasets.
+      dataset: mnist (no network needed) or the name of an image data set of tensorflow-datasets; by default mnist.
       data: an .npz with x_train and optionally y_train, x_test, y_test (uint8 or float), instead of --dataset.
       num_classes: size of the declared label set of --data; labels are 0 to this less one.
       unit: an array of --data with one id a record, so that the guarantee is about persons; by default about records.
       max_per_unit: the most records of one person that are used, with --unit; noise and time grow with it.
-      invalid_records: what a record of --data with NaN, pixels outside [0, 1] or a label outside the set does - refuse
-        (nothing is trained) or null (it counts in N and contributes nothing).
+      invalid_records: what a record of --data or --public-data does that has NaN, pixels outside [0, 1] or a label outside
+        the set - refuse (nothing is trained) or null (it counts in N and contributes nothing).
       pretrain: dreams (sound, default), public, none, or unprotected (as published; no end-to-end guarantee); to compare
         with: statistics (end to end, no VAE) and not-private (NO PRIVACY AT ALL).
       prior: latent prior of samples - gaussian (one noisy release) or normal (N(0, I), no release).
@@ -99,7 +99,7 @@ class TrainFlags:
     """
 
     privacy: Privacy = field(default_factory=Privacy)
-    dataset: str = "mnist"
+    dataset: str | None = None
     data: Path | None = None
     num_classes: int = 10
     unit: str | None = None
@@ -197,15 +197,11 @@ class TrainFlags:
         """Flags that say what the records are, and which other data are read."""
         default = {one.name: one.default for one in fields(self)}
         if self.data is None:
-            of_file = [
-                name for name in ("unit", "num_classes", "invalid_records") if getattr(self, name) != default[name]
-            ]
+            names = "unit", "num_classes", *(() if self.public_data else ("invalid_records",))
+            of_file = [name for name in names if getattr(self, name) != default[name]]
             check(not of_file, f"--{', --'.join(of_file).replace('_', '-')}: of a file's records, so give --data too.")
         else:
-            check(
-                self.dataset == default["dataset"],
-                f"--dataset {self.dataset} and --data {self.data}: give one of them.",
-            )
+            check(self.dataset is None, f"--dataset {self.dataset} and --data {self.data}: give one of them.")
         check(
             self.unit is not None or self.max_per_unit == 1,
             f"max_per_unit={self.max_per_unit} bounds nothing without --unit, the array that tells persons apart.",
@@ -218,7 +214,8 @@ class TrainFlags:
             + ("drop the public data, or say --pretrain public." if named else "name the public data."),
         )
         check(
-            not named or self._source(self.public_dataset, self.public_data) != self._source(self.dataset, self.data),
+            not named
+            or self._source(self.public_dataset, self.public_data) != self._source(self.named_dataset, self.data),
             f"the public data ({self.public_data or self.public_dataset}) are the records, which would be learned from "
             "without noise: name another data set.",
         )
@@ -266,9 +263,14 @@ class TrainFlags:
         return f"data set {base_name(dataset or '')}"
 
     @property
+    def named_dataset(self) -> str:
+        """The data set that is trained on where no file is given."""
+        return self.dataset or "mnist"
+
+    @property
     def recipe(self) -> Recipe:
         """What was asked for, and the family's settings for the rest."""
-        named: FamilyName = "surfaces" if self.data else family_of(self.dataset)
+        named: FamilyName = "surfaces" if self.data else family_of(self.named_dataset)
         recipe = RECIPES[named if self.family == "by-name" else self.family]
         schedule = None if self.schedule == "by-family" else self.schedule
         asked = ("blocks", "learning_rate", "steps", "batch_size", "temperature")

@@ -30,7 +30,8 @@ def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
         return way(**common, statistics_share=flags.statistics_share, moments_share=flags.moments_share)
     if flags.pretrain == "public":
         if flags.public_data is not None:
-            public = datasets.load_npz(flags.public_data, records.num_classes or flags.num_classes)
+            classes = records.num_classes or flags.num_classes
+            public = datasets.load_npz(flags.public_data, classes, invalid=flags.invalid_records)
         else:
             assert flags.public_dataset is not None
             public = datasets.load(flags.public_dataset)
@@ -45,7 +46,7 @@ def make_pretraining(flags: TrainFlags, records: Records) -> Pretraining:
 def load_dataset(flags: TrainFlags) -> Dataset:
     """The data set that the flags name."""
     if flags.data is None:
-        return datasets.load(flags.dataset)
+        return datasets.load(flags.named_dataset)
     return datasets.load_npz(
         flags.data,
         flags.num_classes,

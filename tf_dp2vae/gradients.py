@@ -168,20 +168,26 @@ class VectorizedMapEngine:
 
 
 def _for_each(one: Callable[[Any], tuple[list[tf.Tensor], tf.Tensor]], batch: Any, shapes: list[Any]) -> Any:
-    """`one` of each example: vectorised, or in a loop where TensorFlow cannot vectorise it, as behind recurrent layers."""
+    """`one` of each example: vectorised, or in a loop where TensorFlow cannot vectorise it, as behind attention."""
     # A function, for what a vain attempt leaves in the graph would be run.
     vectorised = tf.function(lambda batch: tf.vectorized_map(one, batch), autograph=False)
     complaints = tf.get_logger()
     level = complaints.level
     complaints.setLevel(logging.CRITICAL)  # hundreds of lines on what is done about here
     try:
-        return vectorised(batch)
+        if not _may_crash(vectorised.get_concrete_function(batch).graph):
+            return vectorised(batch)
     except TypeError:
-        return tf.map_fn(
-            one, batch, fn_output_signature=([tf.TensorSpec(shape) for shape in shapes], tf.TensorSpec([]))
-        )
+        pass
     finally:
         complaints.setLevel(level)
+    return tf.map_fn(one, batch, fn_output_signature=([tf.TensorSpec(shape) for shape in shapes], tf.TensorSpec([])))
+
+
+def _may_crash(graph: tf.Graph) -> bool:
+    """Whether it multiplies batches of matrices of unlike sizes: with oneDNN's kernels TensorFlow 2.21 dies of some."""
+    products = [op for op in graph.get_operations() if op.type.startswith("BatchMatMul")]
+    return any(op.inputs[0].shape[:-2].as_list() != op.inputs[1].shape[:-2].as_list() for op in products)
 
 
 _TFPrivacyOptimizer = make_vectorized_keras_optimizer_class(keras.optimizers.SGD)

@@ -43,6 +43,7 @@ from tf_dp2vae.records import Records
 from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.refusals import (
     as_records,
+    check_kinds,
     check_networks,
     check_parts,
     check_ready,
@@ -122,6 +123,15 @@ class DP2VAE(VAE):
           InvalidInputError: networks that mix examples (all offending layers are named), or whose shapes do not fit; an
             engine that is not known; a prior or a refinement that the pre-training leaves no room for.
         """
+        check_kinds(
+            privacy=privacy,
+            pretraining=pretraining,
+            prior=prior,
+            refinement=None if refinement == "default" else refinement,
+            augmentation=augmentation,
+            ledger=ledger,
+            checkpoints=checkpoints,
+        )
         super().__init__(encoder, decoder, draws, augmentation, seed, **kwargs)
         check_choice(get_args(EngineName), engine=engine)
         check_whole(maximum=MOST_AT_ONCE, physical_batch_size=1 if physical_batch_size is None else physical_batch_size)
@@ -209,6 +219,14 @@ class DP2VAE(VAE):
         return list({id(variable): variable for variable in variables}.values())
 
     trainable_weights = trainable_variables
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        """All others, so that `summary()` counts each once."""
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.variables if id(variable) not in trained]
+
+    non_trainable_weights = non_trainable_variables
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the phase that the model is in; here is the switch."""

@@ -25,6 +25,10 @@ ACCEPTED_SIZES = "height and width multiples of 4 from 8 to 64, with 1 or 3 chan
 
 def check_image_shape(image_shape: tuple[int, int, int]) -> None:
     """Refuses shapes that the builders cannot serve, saying what they can."""
+    check(
+        isinstance(image_shape, (tuple, list)) and len(image_shape) == 3,
+        f"image_shape={image_shape!r} must be (height, width, channels), such as (28, 28, 1).",
+    )
     height, width, channels = image_shape
     fits = all(8 <= side <= 64 and side % 4 == 0 for side in (height, width)) and channels in (1, 3)
     check(fits, f"images of {height}×{width}×{channels} are not supported: accepted are {ACCEPTED_SIZES}.")
@@ -46,7 +50,7 @@ class Projection(keras.Layer):
         pixels = math.prod(self.image_shape)
         self.basis = self.add_weight(shape=(pixels, units), initializer="zeros", trainable=False, name="basis")
         self.scale = self.add_weight(shape=(units,), initializer="ones", trainable=False, name="scale")
-        self.flatten = layers.Flatten(trainable=False)
+        self.flatten = layers.Flatten("channels_last", trainable=False)
         self.built = True
         self.assign(frequency_basis(self.image_shape, _frequencies(units, self.image_shape)), np.ones(units))
 
@@ -94,6 +98,7 @@ def build_encoder(
     """
     check_image_shape(image_shape)
     check_whole(latent_dim=latent_dim, width=width)
+    check_whole(minimum=0, num_classes=num_classes)
     init = _initializers(seed)
     image = keras.Input(image_shape, name="image")
     inputs, hidden = [image], Projection(_PROJECTED, image_shape, name="projection")(image)
@@ -131,7 +136,7 @@ def build_decoder(
     """
     check_image_shape(image_shape)
     check_whole(latent_dim=latent_dim, width=width)
-    check_whole(minimum=0, blocks=blocks)
+    check_whole(minimum=0, num_classes=num_classes, blocks=blocks)
     init = _initializers(seed)
     height, across, channels = image_shape
     latent = keras.Input((latent_dim,), name="latent")
@@ -144,9 +149,9 @@ def build_decoder(
     hidden = layers.Reshape(small)(hidden)
     for _ in range(blocks):
         hidden = _residual_block(hidden, init)
-    hidden = layers.Conv2D(4 * max(width // 2, 1), 3, padding="same", kernel_initializer=next(init))(hidden)
+    hidden = _convolution(4 * max(width // 2, 1), next(init))(hidden)
     hidden = layers.Activation("elu")(_doubled(hidden))
-    logits = _doubled(layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer=next(init))(hidden))
+    logits = _doubled(_convolution(4 * channels, next(init))(hidden))
     if num_classes:
         of_label = layers.Dense(height * across * channels, use_bias=False, kernel_initializer=next(init))(inputs[1])
         logits = layers.Add()([logits, layers.Reshape(image_shape)(of_label)])
@@ -157,10 +162,15 @@ def _residual_block(tensor: keras.KerasTensor, init: Iterator[keras.initializers
     """The tensor and what two normalised convolutions make of it. Groups of an example's channels mix no examples."""
     width, hidden = int(tensor.shape[-1]), tensor
     for _ in range(2):
-        hidden = layers.Conv2D(width, 3, padding="same", kernel_initializer=next(init))(hidden)
+        hidden = _convolution(width, next(init))(hidden)
         hidden = layers.GroupNormalization(math.gcd(_GROUPS, width))(hidden)
         hidden = layers.Activation("elu")(hidden)
     return layers.Add()([tensor, hidden])
+
+
+def _convolution(filters: int, initializer: keras.initializers.Initializer) -> layers.Conv2D:
+    """Of 3×3 pixels. Channels come last here, whatever Keras is set to."""
+    return layers.Conv2D(filters, 3, padding="same", data_format="channels_last", kernel_initializer=initializer)
 
 
 def _doubled(tensor: keras.KerasTensor) -> keras.KerasTensor:

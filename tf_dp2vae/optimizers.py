@@ -73,6 +73,15 @@ class DPOptimizerMixin:
             f"{l2_norm_clip:g}), which decides: compile with an optimizer that leaves it out.",
         )
 
+    def check_variables(self, variables: Sequence[keras.Variable]) -> None:
+        """Refuses an optimizer that was built for other variables, which could not be updated once they were paid for."""
+        own = self._trainable_variables if self.built else variables  # type: ignore[attr-defined]
+        check(
+            [id(variable) for variable in own] == [id(variable) for variable in variables],
+            f"the optimizer has moments of {len(own)} other variables than the {len(variables)} that are to be trained, of "
+            "another model or of before layers were frozen or thawed: compile with a new optimizer.",
+        )
+
     def configure(self, l2_norm_clip: float, noise_multiplier: float | None, expected_batch_size: float | None) -> None:
         """Sets C, σ and q·N."""
         self._l2_norm_clip = l2_norm_clip

@@ -29,7 +29,7 @@ from tf_dp2vae.moments import Moments
 from tf_dp2vae.networks import Projection
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import unprotected_batches
-from tf_dp2vae.validation import check, check_between, check_positive, check_whole, times
+from tf_dp2vae.validation import check, check_between, check_kind, check_positive, check_whole, times
 from tf_dp2vae.wake_sleep import Sleep
 
 if TYPE_CHECKING:
@@ -262,6 +262,10 @@ class Public(_WithSleep):
 
     end_to_end: ClassVar[bool] = True
     data: Records | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_kind(Records, "make them of arrays by checked_records(images, labels, num_classes)", data=self.data)
 
     def describe(self) -> str:
         return "public: another data set, which is not protected by this statement"

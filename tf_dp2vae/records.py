@@ -192,6 +192,12 @@ def checked_records(
       InvalidInputError: naming what was found and what is accepted.
     """
     check_choice(get_args(Invalid), invalid=invalid)
+    for array, named in ((images, what), (labels, "labels")):
+        check(
+            not isinstance(array, np.ma.MaskedArray),
+            f"{named}: a masked array, whose mask nothing here reads: pass array.filled(value), or the records that have no "
+            "masked entry.",
+        )
     images = np.asarray(images)
     check(images.dtype.kind in "uf", f"{what} has dtype {images.dtype}: images are uint8 (0 to 255) or float (0 to 1).")
     check(

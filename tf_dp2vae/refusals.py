@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
+from tf_dp2vae.accounting import Privacy
+from tf_dp2vae.augmentation import Shifts
+from tf_dp2vae.checkpoints import Checkpoints
+from tf_dp2vae.ledger import Ledger
+from tf_dp2vae.pretraining import Pretraining
 from tf_dp2vae.priors import NormalPrior, Prior
 from tf_dp2vae.records import Records, checked_records
+from tf_dp2vae.refinement import Refinement
 from tf_dp2vae.taps import is_graph
-from tf_dp2vae.validation import InvalidInputError, check, check_whole, first_line, times
+from tf_dp2vae.validation import InvalidInputError, check, check_kind, check_whole, first_line, times
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
-    from tf_dp2vae.pretraining import Pretraining
-    from tf_dp2vae.refinement import Refinement
 
 
 _NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -30,12 +34,28 @@ def _adapts(layer: keras.Layer) -> bool:
     return callable(getattr(layer, "adapt", None)) and all(constant is None for constant in constants)
 
 
+def _refuse_penalties(network: keras.Model) -> None:
+    """Refuses what Keras would add to the loss for a layer's sake."""
+    network([tf.zeros([1, *tensor.shape[1:]], tensor.dtype) for tensor in network.inputs])  # a call may add_loss
+    penalised = [
+        layer.name
+        for layer in network._flatten_layers()
+        if not is_graph(layer)
+        and (layer._losses or layer.activity_regularizer or any(one.regularizer for one in layer.variables))
+    ]
+    check(
+        not penalised,
+        f"layers {', '.join(penalised)} have regularizers or losses of their own, which belong to no record, so no clip "
+        "bounds them and the training leaves them out: build the layers without.",
+    )
+
+
 def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
     """The number of classes of a decoder, 0 without a label input, after checking that the two networks fit together.
 
     Raises:
-      InvalidInputError: they are no functional models, compute in reduced precision, adapt to data, read no images, their
-        shapes differ, or the decoder cannot be copied.
+      InvalidInputError: they are no functional models, compute in reduced precision, adapt to data, have losses of their
+        own, read no images, their shapes differ, or the decoder cannot be copied.
     """
     for network in (encoder, decoder):
         check(
@@ -67,7 +87,8 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
             f"layers {', '.join(adapted)} take what they know from data by adapt(), perhaps from records and without noise: "
             "give them constants, as in keras.layers.Normalization(mean=0.5, variance=0.25).",
         )
-        named = [what for what in ("inputs", "outputs") if isinstance(getattr(network, f"_{what}_struct"), dict)]
+        graph = getattr(network, "_functional", network)  # a Sequential holds one
+        named = [what for what in ("inputs", "outputs") if isinstance(getattr(graph, f"_{what}_struct"), dict)]
         check(
             not named,
             f"{network.name} has its {' and '.join(named)} in a dict, which has no order: build it with lists, "
@@ -99,6 +120,8 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
         ) from error
     inputs = max(len(encoder.inputs), len(decoder.inputs))
     check(inputs <= 2, f"a network has {inputs} inputs: an image or a latent, and at most a one-hot label.")
+    for network in (encoder, decoder):
+        _refuse_penalties(network)
     return sizes[1]
 
 
@@ -163,6 +186,24 @@ def refuse_private_control(callbacks: list[keras.callbacks.Callback]) -> None:
     )
 
 
+_KINDS = {
+    "privacy": (Privacy, "pass Privacy(epsilon=1.0, delta=1e-5)"),
+    "pretraining": (Pretraining, "pass Dreams(), Public(data=…), NoPretraining() or another of its classes"),
+    "prior": (Prior, "pass GaussianPrior() or NormalPrior()"),
+    "refinement": (Refinement, "pass Refinement(), None for none, or leave it out"),
+    "augmentation": (Shifts, "pass Shifts(pixels)"),
+    "ledger": (Ledger, "open its file, Ledger(path)"),
+    "checkpoints": (Checkpoints, "pass Checkpoints(folder)"),
+}
+
+
+def check_kinds(**arguments: Any) -> None:
+    """Refuses a name or a path where a model takes an object that is made of it; None stands for the default."""
+    for name, value in arguments.items():
+        kind, way_out = _KINDS[name]
+        check_kind(kind, way_out, **{name: value})
+
+
 def check_parts(pretraining: Pretraining, prior: Prior, refinement: Refinement | None, num_classes: int) -> None:
     """Refuses a prior or a refinement that the pre-training leaves no room for, or that would pay for nothing."""
     name = type(pretraining).__name__
@@ -198,8 +239,10 @@ def check_ready(model: DP2VAE) -> None:
         f"a run with checkpoints in {model.checkpoints.folder} and its ledger in memory could not be resumed: give it "
         "ledger=Ledger(path).",
     )
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    check(replicas == 1, f"{replicas} replicas would each add noise and sum it: train under one.")
+    model.optimizer.check_variables(model.trainable_variables)
+    strategies = tf.distribute.get_strategy(), model.distribute_strategy
+    replicas = max(strategy.num_replicas_in_sync for strategy in strategies)
+    check(replicas == 1, f"{replicas} replicas would each add noise and sum it: build and train the model under one.")
 
 
 def holds_images(x: Any) -> bool:

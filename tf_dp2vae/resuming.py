@@ -54,7 +54,7 @@ def read_flags(run: Path) -> TrainFlags:
     """
     file = run / "private" / CONFIG
     try:
-        check(run.is_dir(), f"--resume {run}: there is no such run.")
+        check(run.is_dir(), f"--resume {run}: there is no such run; name the folder that train.py said, runs/<name>.")
         check(file.is_file(), f"{file} is missing, so nothing says how to go on: {WAY_OUT}.")
     except OSError as error:
         raise DamagedFileError(f"{file} cannot be read ({error}): {WAY_OUT}.") from error

@@ -32,7 +32,7 @@ from tf_dp2vae.durable import (
 )
 from tf_dp2vae.ledger import Ledger
 from tf_dp2vae.statement import NOT_PRIVATE
-from tf_dp2vae.validation import InvalidInputError, check, check_path
+from tf_dp2vae.validation import InvalidInputError, check, check_path, check_readable_by_tensorflow
 
 if TYPE_CHECKING:
     from tf_dp2vae.model import DP2VAE
@@ -56,9 +56,9 @@ def read_config(private: Path) -> dict[str, Any]:
       DamagedFileError: the file cannot be read.
     """
     file = private / CONFIG
-    if not file.is_file():
-        return {}
     try:
+        if not file.is_file():
+            return {}
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("no table of flags")
@@ -100,17 +100,14 @@ class RunFolder:
             f"name={name!r} must be a plain folder name without slashes.",
         )
         self.path = root / name
-        place = os.path.abspath(self.path)
-        check(
-            not {"[", "\\"} & set(place) and place.isprintable(),
-            f"run folder {place!r} cannot hold a release, for TensorFlow takes [ and \\ for patterns and reads UTF-8 alone: "
-            "choose another --name, or other --runs.",
-        )
+        check_readable_by_tensorflow("no release can be written (--name, --runs)", self.path)
         self.release, self.private = self.path / "release", self.path / "private"
         try:
             exists = self.path.exists()
         except OSError as error:
-            raise InvalidInputError(f"run folder {self.path} cannot be used ({error.strerror}).") from error
+            raise InvalidInputError(
+                f"run folder {self.path} cannot be used ({error.strerror}): choose another --name, or other --runs."
+            ) from error
         self._resumed, self._seeded = resumed, insecure_seed is not None
         self.checkpoints = Checkpoints(self.private, checkpoint_seconds)
         if resumed:
@@ -147,7 +144,9 @@ class RunFolder:
     def _resuming(self, num_records: int, shared: Path | None) -> Iterator[Ledger]:
         with locked(self.private):
             check(not self.release.exists(), f"run {self.path} is finished: its release is {self.release}.")
-            with Ledger(shared or self.private / _LEDGER, num_records, shared=shared is not None) as ledger:
+            file = shared or self.private / _LEDGER
+            check(file.is_file(), f"the run's ledger {file} is missing, so nothing says what was spent: {WAY_OUT}.")
+            with Ledger(file, num_records, shared=shared is not None) as ledger:
                 yield ledger
 
     @contextmanager
@@ -160,7 +159,9 @@ class RunFolder:
         except OSError as error:
             if new_root and self.path.parent.is_dir():
                 self.path.parent.rmdir()
-            raise InvalidInputError(f"run folder {self.path} cannot be created ({error.strerror}).") from error
+            raise InvalidInputError(
+                f"run folder {self.path} cannot be created ({error.strerror}): give access there, or choose other --runs."
+            ) from error
         self.private.chmod(PRIVATE_MODE)
         ledger, before = None, 0
         try:
@@ -196,14 +197,15 @@ class RunFolder:
     def _way_on_for_interruptions(self) -> Iterator[None]:
         try:
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BrokenPipeError) as end:
             if self.release.exists():
                 words = f"the run is finished: its release is {self.release}"
             elif self.path.exists():
                 words = self.way_on
             else:
                 words = "nothing was charged or trained, and nothing is left; start again"
-            raise KeyboardInterrupt(f"interrupted: {words}") from None
+            why = "interrupted" if isinstance(end, KeyboardInterrupt) else "nobody reads its output any more"
+            raise type(end)(f"{why}: {words}") from None
 
     @contextmanager
     def _one_line_for_full_disks(self) -> Iterator[None]:

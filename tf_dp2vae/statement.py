@@ -91,7 +91,7 @@ class Statement:
         """What `privacy.json` holds: enough to recompute ε with dp-accounting alone. No times and no paths."""
         values = {"epsilon": self.epsilon(), "epsilon_rdp": self.epsilon("rdp"), "epsilon_pld": self.epsilon("pld")}
         entry: dict[str, Any] = {
-            "end_to_end": self.end_to_end,
+            "end_to_end": self.holds,
             **(values if self.holds else dict.fromkeys(values)),
             "delta": self.privacy.delta,
             "accountant": self.privacy.accountant,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,29 @@ def check_choice(choices: tuple[str, ...], **values: Any) -> None:
         check(value in choices, f"{name}={value!r} is not known: choose one of {', '.join(choices)}.")
 
 
+def check_kind(kind: type, way_out: str, **values: Any) -> None:
+    """Each value is None or one of that class, for which a name or a file would be an easy mistake."""
+    for name, value in values.items():
+        shown = repr(value)[:60] if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
+        check(value is None or isinstance(value, kind), f"{name}={shown} is no {kind.__name__}: {way_out}.")
+
+
 def check_path(what: str, path: Path) -> None:
     """The file system can hold such a path, whether or not there is anything; too long a name is refused, for one."""
     try:
         path.exists()
     except OSError as error:
         raise InvalidInputError(f"{what} {path} cannot be used ({error.strerror}): name another path.") from error
+
+
+def check_readable_by_tensorflow(what: str, path: Path) -> None:
+    """TensorFlow takes [ and \\ in names of files for patterns and reads UTF-8 alone."""
+    place = os.path.abspath(path)
+    check(
+        not {"[", "\\"} & set(place) and place.isprintable(),
+        f"{what} in {place!r}, for TensorFlow takes [ and \\ for patterns and reads UTF-8 alone: choose a folder without "
+        "them.",
+    )
 
 
 def times(shape: tuple[int, ...]) -> str:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_dp2vae.accounting import ACCOUNTANTS
 from tf_dp2vae.checksums import verify_checksums
-from tf_dp2vae.validation import InvalidInputError, check, check_choice
+from tf_dp2vae.validation import InvalidInputError, check, check_choice, check_readable_by_tensorflow
 
 _CHUNK, _TRIED = 1000, 100
 
@@ -50,15 +50,20 @@ def read_release(run: Path) -> Release:
     """
     folder = run / "release"
     check(os.path.isdir(folder), f"{run} is no run: it has no folder release/ (train.py makes runs/<name>/release).")
+    check_readable_by_tensorflow("a release cannot be read", folder)
     statement = folder / "privacy.json"
-    check(statement.is_file(), f"{folder} has no privacy.json: a release without its statement is not evaluated.")
     try:
+        check(statement.is_file(), f"{folder} has no privacy.json: a release without its statement is not evaluated.")
         content = json.loads(statement.read_text(encoding="utf-8"))
         epsilon, end_to_end, delta = content["epsilon"], content["end_to_end"], content["delta"]
         claims = content, content.get("given_encoder") or {}
         stated = [claim.get(name) for claim in claims for name in ("epsilon", "epsilon_rdp", "epsilon_pld")]
         numbers = [delta, *(number for number in stated if number is not None)]
         check_choice(ACCOUNTANTS, accountant=content["accountant"])
+    except InvalidInputError:
+        raise
+    except PermissionError as error:
+        raise InvalidInputError(f"{statement} cannot be read ({error.strerror}): give access.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInputError(f"{statement} is damaged ({error}): train again.") from error
     read = all(isinstance(number, (int, float)) and number >= 0 for number in numbers)

@@ -139,7 +139,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        unfinished.mkdir(parents=True, mode=PRIVATE_MODE)
+        folder.parent.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+        unfinished.mkdir(mode=PRIVATE_MODE)
         yield unfinished
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
