@@ -36,12 +36,11 @@ def _adapts(layer: keras.Layer) -> bool:
 
 def _refuse_penalties(network: keras.Model) -> None:
     """Refuses what Keras would add to the loss for a layer's sake."""
-    network([tf.zeros([1, *tensor.shape[1:]], tensor.dtype) for tensor in network.inputs])  # a call may add_loss
+    network([tf.zeros([1, *tensor.shape[1:]], tensor.dtype) for tensor in network.inputs])  # a call adds losses
     penalised = [
         layer.name
         for layer in network._flatten_layers()
-        if not is_graph(layer)
-        and (layer._losses or layer.activity_regularizer or any(one.regularizer for one in layer.variables))
+        if not is_graph(layer) and (layer._losses or any(variable.regularizer for variable in layer.variables))
     ]
     check(
         not penalised,
