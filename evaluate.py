@@ -7,6 +7,7 @@ prints a table and writes runs/<name>/private/evaluation (computed from real rec
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,12 +35,13 @@ _FOR_A_PICTURE = 2_000
 @one_line_errors
 def main() -> None:
     flags, watch = parse(EvaluateFlags, __doc__), Stopwatch()
+    run = Path(os.path.abspath(flags.run))  # "." and ".." have no folder beside them
     with watch.time("reading"):
         release = read_release(flags.run)
         real = real_images(flags.run, release, flags.dataset, flags.data, flags.num_classes)
         weights = find_weights(flags.inception_weights) if "fidelity" in flags.parts else None
         features = InceptionFeatures(weights) if weights else None
-    cache = Cache(flags.run.absolute().parent / ".cache")
+    cache = Cache(run.parent / ".cache")
 
     wanted = flags.parts.split(",")
     num = flags.samples if {"usefulness", "membership"} & set(wanted) else min(flags.samples, _FOR_A_PICTURE)
@@ -61,7 +63,7 @@ def main() -> None:
             with watch.time(name):
                 parts.append(measures[name]())
         report = Report(release.statement, real.name, flags.seed, parts, watch.seconds)
-        pictures.quantities_against_epsilon(report, flags.run.absolute(), folder)
+        pictures.quantities_against_epsilon(report, run, folder)
         report.write(folder)
     print(f"\n{report}\n\nWritten to {flags.run / 'private' / 'evaluation'} (private: computed from real records)")
     if flags.release_uncovered_numbers:

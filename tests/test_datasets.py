@@ -148,7 +148,7 @@ def denied(*arguments, **named):
 
 def test_refusal_names_the_file_whose_records_are_invalid(tmp_path):
     path = written(tmp_path, x_train=IMAGES, y_train=LABELS + 7)
-    assert "outside the declared label set" in refusal_of(path)
+    assert f"labels of x_train of {path} lie outside the declared label set" in refusal_of(path)
     assert f"x_train of {path}" in refusal_of(written(tmp_path, x_train=np.full((3, 8, 8), np.nan)))
 
 

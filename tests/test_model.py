@@ -303,8 +303,9 @@ def test_summary_counts_every_weight_once(pretraining):
     trained, others = model.trainable_variables, model.non_trainable_variables
     assert {id(one) for one in [*trained, *others]} == {id(one) for one in model.variables}
     assert len(trained) + len(others) == len(model.variables)
+    assert len(trained) + len(model.non_trainable_weights) == len(model.weights)
     frozen = any(one is other for one in model.encoder.trainable_variables for other in others)
     assert frozen == model.pretraining.freezes_encoder
     lines = []
     model.summary(print_fn=lambda line, **_: lines.append(line))
-    assert f"Total params: {sum(int(np.prod(one.shape)) for one in model.variables):,}" in "".join(lines)
+    assert f"Total params: {sum(int(np.prod(one.shape)) for one in model.weights):,}" in "".join(lines)

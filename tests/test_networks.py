@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import CLASSES, LATENT, SHAPE
 
 from tf_dp2vae.mixing import refuse_mixing
@@ -53,11 +54,12 @@ def test_number_of_blocks_is_checked(blocks):
 
 @pytest.mark.parametrize("build", [build_encoder, build_decoder])
 def test_what_is_no_shape_and_no_number_of_classes_is_refused(build):
-    for shape in ((28, 28), 28, None):
+    for shape in ((28, 28), 28, None, ("8", 8, 1), (None, None, 1), (8.0, 8.0, 1.0)):
         with pytest.raises(InvalidInputError, match="must be .height, width, channels."):
             build(shape, 2)
     with pytest.raises(InvalidInputError, match="num_classes=-1 must be a whole number of at least 0"):
         build((8, 8, 1), 2, -1)
+    assert build(np.array([8, 8, 1]), 2).count_params() == build(tf.TensorShape([8, 8, 1]), 2).count_params()
 
 
 def test_channels_come_last_whatever_keras_is_set_to():

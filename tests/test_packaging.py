@@ -5,7 +5,10 @@ And what the benchmarks' scripts import from it exists: no other test runs them 
 
 import ast
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -43,3 +46,11 @@ def test_benchmarks_import_what_there_is():
         if not hasattr(found, name) and importlib.util.find_spec(f"{module}.{name}") is None:
             missing.append(f"{script}: {module}.{name}")
     assert not missing
+
+
+def test_another_backend_is_refused_by_name_and_light_names_start_no_tensorflow():
+    light = "import sys; from tf_dp2vae import InvalidInputError; print('tensorflow' in sys.modules)"
+    for backend, code, words in (("tensorflow", 0, "False\n"), ("jax", 1, "KERAS_BACKEND=jax: set it to tensorflow.")):
+        environment = {**os.environ, "KERAS_BACKEND": backend}
+        ended = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert ended.returncode == code and words in ended.stdout + ended.stderr

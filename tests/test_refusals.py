@@ -598,8 +598,9 @@ def test_public_data_as_plain_arrays_are_told_how_to_become_records():
         lambda: keras.layers.Dense(64, bias_regularizer=keras.regularizers.L1(0.1)),
         lambda: keras.layers.Dense(64, activity_regularizer="l2"),
         lambda: Penalised(64),
+        lambda: Penalised(64, only_in_training=True),
     ],
-    ids=["kernel", "bias", "activity", "add_loss"],
+    ids=["kernel", "bias", "activity", "add_loss", "add_loss in training"],
 )
 def test_layers_with_losses_of_their_own_are_refused(layer):
     """The private loss is the records' alone, so they would be left out without a word."""
@@ -612,17 +613,30 @@ def test_layers_with_losses_of_their_own_are_refused(layer):
 
 
 class Penalised(keras.layers.Dense):
-    def call(self, inputs):
+    def __init__(self, units, only_in_training=False, **kwargs):
+        super().__init__(units, **kwargs)
+        self.only_in_training = only_in_training
+
+    def call(self, inputs, training=None):
         outputs = super().call(inputs)
-        self.add_loss(tf.reduce_sum(tf.square(outputs)) if not isinstance(outputs, keras.KerasTensor) else 0.0)
+        if training or not self.only_in_training:
+            self.add_loss(tf.reduce_sum(tf.square(outputs)))
         return outputs
+
+
+def test_a_frozen_layer_is_not_penalised_and_networks_are_looked_at_without_a_word(recwarn):
+    latent = keras.Input((LATENT,))
+    frozen = keras.layers.Dense(64, kernel_regularizer="l2", trainable=False)
+    decoder = keras.Model(latent, keras.layers.Reshape(SHAPE)(keras.layers.Dense(64)(frozen(latent))))
+    DP2VAE(build_encoder(SHAPE, LATENT, width=1), decoder)
+    assert not recwarn.list and not decoder.losses
 
 
 def test_an_optimizer_of_another_model_is_refused_before_anything_is_charged():
     first, second = tiny_model(), tiny_model()
     fit(first)
     second.compile(first.optimizer)
-    with pytest.raises(InvalidInputError, match="compile with a new optimizer"):
+    with pytest.raises(InvalidInputError, match="Compile with a new optimizer"):
         fit(second)
     assert second.ledger.events == ()
 
@@ -634,7 +648,7 @@ def test_an_optimizer_of_before_a_layer_was_frozen_is_refused_and_of_the_same_we
         fit(model)
     charged = model.ledger.events
     next(layer for layer in model.decoder.layers if layer.variables).trainable = False
-    with pytest.raises(InvalidInputError, match="frozen or thawed: compile with a new optimizer"):
+    with pytest.raises(InvalidInputError, match="frozen or thawed. Compile with a new optimizer"):
         fit(model)
     assert model.ledger.events == charged
 

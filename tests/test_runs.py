@@ -220,7 +220,9 @@ def test_release_appears_whole_or_not_at_all(folder, trained, monkeypatch):
 @pytest.mark.parametrize("name", ["scans [2024]", "a\\b", "da\udcff", "two\nlines"])
 def test_places_that_tensorflow_cannot_read_are_refused_before_anything_is_spent(tmp_path, name):
     for root, own in ((tmp_path, name), (tmp_path / name, "run")):
-        with pytest.raises(InvalidInputError, match="--name, --runs.*choose a folder without"):
+        with pytest.raises(
+            InvalidInputError, match=r"--name, --runs.*for (\[|\\\\|\\udcff|\\n) in it. Choose a folder"
+        ):
             RunFolder(root, own)
     assert not list(tmp_path.iterdir())
-    RunFolder(tmp_path, "scans (2024) ärzte*?{}")
+    RunFolder(tmp_path, "scans (2024) ärzte*?{}\u3000\u200c")

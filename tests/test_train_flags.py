@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -274,6 +275,10 @@ def test_public_data_of_another_kind(refused, folder):
     np.savez(folder / "public.npz", x_train=IMAGES, y_train=LABELS + 1)
     outside = refused("--pretrain", "public", "--public-data", folder / "public.npz")
     assert "outside the declared label set" in outside and "--invalid-records null" in outside
+    np.savez(folder / "public.npz", x_train=np.repeat(IMAGES, 3, 3), y_train=LABELS + 1)
+    counted = "--pretrain", "public", "--public-data", folder / "public.npz", "--invalid-records", "null"
+    with pytest.warns(UserWarning, match="13 of 40 records"):
+        assert "3 channels" in refused(*counted)
     np.savez(folder / "public.npz", x_train=IMAGES)
     assert "0 classes" in refused("--pretrain", "public", "--public-data", folder / "public.npz")
 
@@ -329,32 +334,47 @@ def test_as_a_program(tmp_path, flags, words):
 
 
 @pytest.mark.parametrize(
-    "command, code",
+    "command, said",
     [
-        ("train.py --help | true", 0),
-        ("train.py --epsilon 0 >&-", 2),
-        ("KERAS_BACKEND=jax train.py --epsilon 0", 2),
-        ("-m tf_dp2vae.audit --no-such-flag", 2),
+        ("train.py --epsilon 0 >&-", True),
+        ("train.py --epsilon 0 2>&-", False),
+        ("train.py --epsilon 0 2>&1 | true", False),
+        ("KERAS_BACKEND=jax train.py --epsilon 0", True),
+        ("-m tf_dp2vae.audit --no-such-flag", True),
     ],
-    ids=["closed pipe", "closed output", "another backend", "a module"],
+    ids=["output closed", "errors closed", "errors into a closed pipe", "another backend", "a module"],
 )
-def test_odd_surroundings_end_in_one_line_at_most(command, code):
+def test_odd_surroundings_end_in_one_line_at_most(command, said):
     """`set -o pipefail` gives the program's own exit code."""
     name = "tf_dp2vae.audit" if "audit" in command else "train.py"
     command = re.sub(r"train.py|-m", rf"{sys.executable} \g<0>", command)
     shell = ["bash", "-c", f"set -o pipefail; {command}"]
     ended = subprocess.run(shell, cwd=Path(train.__file__).parent, capture_output=True, text=True)
-    assert ended.returncode == code, ended
-    assert re.fullmatch(rf"{name}: .*\n" if code == 2 else "", ended.stderr)
+    assert ended.returncode == 2 and ended.stdout == "", ended
+    assert re.fullmatch(rf"{name}: .*\n" if said else "", ended.stderr)
 
 
-TALKING = "from tf_dp2vae.commands import one_line_errors; one_line_errors(lambda: [print(n) for n in range(10**6)])()"
+TALKING = "import time; from tf_dp2vae.commands import one_line_errors; one_line_errors({})()"
+ENDLESS = "lambda: [print(n) for n in range(10**6)]"
+INTERRUPTED = "lambda: (print(5), time.sleep(0.5), exec('raise KeyboardInterrupt(6)'))"
+WORDS = "lambda: exec('raise BrokenPipeError(6)')"
 
 
-def test_program_whose_output_nobody_reads_any_more_ends_without_a_word():
-    command = ["bash", "-c", f"set -o pipefail; {sys.executable} -c '{TALKING}' | head -n 1"]
-    ended = subprocess.run(command, cwd=Path(train.__file__).parent, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (141, "0\n", "")
+@pytest.mark.parametrize(
+    "main, pipe, code, said",
+    [
+        (ENDLESS, "| head -n 1", 141, ""),
+        (INTERRUPTED, "| true", 130, "\n-c: 6\n"),
+        (WORDS, "| true", 141, "-c: 6\n"),
+        (WORDS, "2>&1 | true", 141, ""),
+    ],
+    ids=["had seen enough", "text is pending", "words", "nobody hears them"],
+)
+def test_closed_pipe_neither_shows_a_traceback_nor_takes_the_place_of_how_it_ended(main, pipe, code, said):
+    command = ["bash", "-c", f'set -o pipefail; {sys.executable} -c "{TALKING.format(main)}" {pipe}']
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    ended = subprocess.run(command, cwd=Path(train.__file__).parent, env=buffered, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (code, said)
 
 
 INTERRUPTED_IMPORT = """

@@ -4,6 +4,7 @@ Reference: Jiang, Zhang, Karami, Chen, Shao, Yu 2022, "DP²-VAE: Differentially 
 Autoencoders" (arXiv 2208.03409).
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -80,10 +81,6 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import keras
-
-    if keras.config.backend() != "tensorflow":
-        raise ImportError(
-            f"tf_dp2vae trains by TensorFlow, Keras is set to {keras.config.backend()}: set KERAS_BACKEND=tensorflow."
-        )
+    if (backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
+        raise ImportError(f"tf_dp2vae trains by TensorFlow, and KERAS_BACKEND={backend}: set it to tensorflow.")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

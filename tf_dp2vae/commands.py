@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import io
 import os
-import signal
 import sys
 from argparse import Action
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 from simple_parsing import ArgumentParser, DashVariant
 from simple_parsing.help_formatter import SimpleHelpFormatter, get_metavar
@@ -99,29 +98,33 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
 
     @functools.wraps(main)
     def wrapped() -> Any:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the program runs
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere  # None, where the shell closed them
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # an ε that the terminal cannot show ends nothing
         try:
-            try:
-                return main()
-            finally:
-                sys.stdout.flush()
+            result = main()
+            sys.stdout.flush()
+            return result
         except InvalidInputError as error:
-            print(f"{_program()}: {_one_line(str(error))}", file=sys.stderr)
-            sys.exit(USAGE_ERROR)
+            _end(f"{_program()}: {_one_line(str(error))}", USAGE_ERROR, nowhere)
         except KeyboardInterrupt as interruption:
             # A line of its own: what came before may be a progress bar.
-            print(f"\n{_program()}: {_one_line(str(interruption) or 'interrupted')}", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            _end(f"\n{_program()}: {_one_line(str(interruption) or 'interrupted')}", INTERRUPTED, nowhere)
         except BrokenPipeError as end:
-            os.dup2(nowhere.fileno(), 1)  # else Python's last flush fails once more
-            if end.errno is None:  # words of ours; whoever reads the first lines of --help needs none
-                print(f"{_program()}: {_one_line(str(end))}", file=sys.stderr)
-            sys.exit(UNREAD)
+            # With words of ours, a run that can be resumed; without, whoever read the output had seen enough.
+            _end(f"{_program()}: {_one_line(str(end))}" if end.errno is None else "", UNREAD, nowhere)
 
     return wrapped
+
+
+def _end(line: str, code: int, nowhere: IO[str]) -> NoReturn:
+    """Ends the program with the line on standard error, where somebody reads that still, and the exit code."""
+    for stream, number, text in ((sys.stdout, 1, ""), (sys.stderr, 2, f"{line}\n" if line else "")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere.fileno(), number)  # else Python's own last flush fails once more, and decides the exit code
+    sys.exit(code)

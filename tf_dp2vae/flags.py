@@ -199,7 +199,9 @@ class TrainFlags:
         if self.data is None:
             names = "unit", "num_classes", *(() if self.public_data else ("invalid_records",))
             of_file = [name for name in names if getattr(self, name) != default[name]]
-            check(not of_file, f"--{', --'.join(of_file).replace('_', '-')}: of a file's records, so give --data too.")
+            named = ", --".join(of_file).replace("_", "-")
+            with_file = "--data or --public-data" if of_file == ["invalid_records"] else "--data"
+            check(not of_file, f"--{named}: of a file's records, so give {with_file} too.")
         else:
             check(self.dataset is None, f"--dataset {self.dataset} and --data {self.data}: give one of them.")
         check(
@@ -286,7 +288,8 @@ class TrainFlags:
         recipe = self.recipe
         fitting = batch_size_for(num_units, recipe.batch_size) if self.batch_size is None else self.batch_size
         settings = vars(recipe.changed(batch_size=fitting))
-        return replace(self, **{name: value for name, value in settings.items() if self.way.reads(name)})
+        read = {name: value for name, value in settings.items() if self.way.reads(name)}
+        return replace(self, dataset=None if self.data else self.named_dataset, **read)
 
     def run_name(self, dataset: str) -> str:
         """The run's folder name: the given one, else one that no folder has yet."""

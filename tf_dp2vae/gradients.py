@@ -168,7 +168,7 @@ class VectorizedMapEngine:
 
 
 def _for_each(one: Callable[[Any], tuple[list[tf.Tensor], tf.Tensor]], batch: Any, shapes: list[Any]) -> Any:
-    """`one` of each example: vectorised, or in a loop where TensorFlow cannot vectorise it, as behind attention."""
+    """`one` of each example: vectorised, or in a loop where TensorFlow cannot do that, or would crash."""
     # A function, for what a vain attempt leaves in the graph would be run.
     vectorised = tf.function(lambda batch: tf.vectorized_map(one, batch), autograph=False)
     complaints = tf.get_logger()
@@ -186,8 +186,10 @@ def _for_each(one: Callable[[Any], tuple[list[tf.Tensor], tf.Tensor]], batch: An
 
 def _may_crash(graph: tf.Graph) -> bool:
     """Whether it multiplies batches of matrices of unlike sizes: with oneDNN's kernels TensorFlow 2.21 dies of some."""
-    products = [op for op in graph.get_operations() if op.type.startswith("BatchMatMul")]
-    return any(op.inputs[0].shape[:-2].as_list() != op.inputs[1].shape[:-2].as_list() for op in products)
+    products = [op.inputs for op in graph.get_operations() if op.type.startswith("BatchMatMul")]
+    shapes = [(left.shape, right.shape) for left, right in products]
+    unlike = any(left.rank is None or right.rank is None or left[:-2] != right[:-2] for left, right in shapes)
+    return unlike or any(_may_crash(function.graph) for function in graph._functions.values())
 
 
 _TFPrivacyOptimizer = make_vectorized_keras_optimizer_class(keras.optimizers.SGD)

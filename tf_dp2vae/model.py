@@ -226,7 +226,11 @@ class DP2VAE(VAE):
         trained = {id(variable) for variable in self.trainable_variables}
         return [variable for variable in self.variables if id(variable) not in trained]
 
-    non_trainable_weights = non_trainable_variables
+    @property
+    def non_trainable_weights(self) -> list[keras.Variable]:
+        """The same without the state of random draws, which Keras calls no weight."""
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.weights if id(variable) not in trained]
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the phase that the model is in; here is the switch."""

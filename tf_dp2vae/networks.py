@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any, SupportsIndex
 
 import keras
 import numpy as np
@@ -16,22 +17,24 @@ import tensorflow as tf
 from keras import layers
 
 from tf_dp2vae.dreams import frequency_basis
-from tf_dp2vae.validation import check, check_whole
+from tf_dp2vae.validation import InvalidInputError, check, check_whole
 
 _PROJECTED = 64
 _GROUPS = 4
 ACCEPTED_SIZES = "height and width multiples of 4 from 8 to 64, with 1 or 3 channels (28×28×1, 32×32×3, 64×64×3, …)"
 
 
-def check_image_shape(image_shape: tuple[int, int, int]) -> None:
-    """Refuses shapes that the builders cannot serve, saying what they can."""
-    check(
-        isinstance(image_shape, (tuple, list)) and len(image_shape) == 3,
-        f"image_shape={image_shape!r} must be (height, width, channels), such as (28, 28, 1).",
-    )
-    height, width, channels = image_shape
+def checked_image_shape(image_shape: Iterable[SupportsIndex]) -> tuple[int, int, int]:
+    """(height, width, channels), after refusing shapes that the builders cannot serve, saying what they can."""
+    try:
+        height, width, channels = (operator.index(size) for size in image_shape)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"image_shape={image_shape!r} must be (height, width, channels), such as (28, 28, 1)."
+        ) from error
     fits = all(8 <= side <= 64 and side % 4 == 0 for side in (height, width)) and channels in (1, 3)
     check(fits, f"images of {height}×{width}×{channels} are not supported: accepted are {ACCEPTED_SIZES}.")
+    return height, width, channels
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -96,7 +99,7 @@ def build_encoder(
     Raises:
       InvalidInputError: a shape that the networks cannot have, or a size below 1.
     """
-    check_image_shape(image_shape)
+    image_shape = checked_image_shape(image_shape)
     check_whole(latent_dim=latent_dim, width=width)
     check_whole(minimum=0, num_classes=num_classes)
     init = _initializers(seed)
@@ -134,7 +137,7 @@ def build_decoder(
     Raises:
       InvalidInputError: as for `build_encoder`.
     """
-    check_image_shape(image_shape)
+    image_shape = checked_image_shape(image_shape)
     check_whole(latent_dim=latent_dim, width=width)
     check_whole(minimum=0, num_classes=num_classes, blocks=blocks)
     init = _initializers(seed)

@@ -74,12 +74,12 @@ class DPOptimizerMixin:
         )
 
     def check_variables(self, variables: Sequence[keras.Variable]) -> None:
-        """Refuses an optimizer that was built for other variables, which could not be updated once they were paid for."""
+        """Refuses an optimizer whose moments and averages are of other variables than are to be trained."""
         own = self._trainable_variables if self.built else variables  # type: ignore[attr-defined]
         check(
             [id(variable) for variable in own] == [id(variable) for variable in variables],
-            f"the optimizer has moments of {len(own)} other variables than the {len(variables)} that are to be trained, of "
-            "another model or of before layers were frozen or thawed: compile with a new optimizer.",
+            f"the optimizer was built for {len(own)} variables, which are not the {len(variables)} that are to be trained: "
+            "for another model, or before layers were frozen or thawed. Compile with a new optimizer.",
         )
 
     def configure(self, l2_norm_clip: float, noise_multiplier: float | None, expected_batch_size: float | None) -> None:

@@ -6,22 +6,26 @@ clipping is made, takes four times as long without them (docs/speed.md), so the 
 TensorFlow's C++ libraries write to standard error before any of their log settings apply, six lines that would hide the
 one line with which a command refuses bad input. Errors of the import itself are raised as ever.
 
-Until a command has begun, Ctrl-C ends the program as it ends any other: nothing is read yet, and where among TensorFlow's
-modules it was would be no help. `commands` takes over from there.
+While TensorFlow is imported, Ctrl-C ends the program without a traceback: nothing is read yet, and among which of
+TensorFlow's modules it came would be no help.
 """
 
 import os
 import signal
 import sys
-
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from threading import current_thread, main_thread
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever Keras is set to for other programs
 
+if sys.stderr is None:  # closed by the shell; then its number is free, and the next file that is opened would get it
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the program runs
+    os.dup2(sys.stderr.fileno(), 2)
 sys.stderr.flush()
+_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
+if _interruptible:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 _stderr = os.dup(2)
 _nowhere = os.open(os.devnull, os.O_WRONLY)
 os.dup2(_nowhere, 2)
@@ -34,3 +38,5 @@ finally:
     os.dup2(_stderr, 2)
     os.close(_stderr)
     os.close(_nowhere)
+    if _interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

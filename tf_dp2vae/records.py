@@ -259,8 +259,8 @@ def _unusable(
         outside = (labels < 0) | (labels >= num_classes)
         yield (
             outside,
-            f"{outside.sum()} labels lie outside the declared label set 0 to {num_classes - 1}: declare more classes "
-            "(--num-classes), mend the labels",
+            f"{outside.sum()} labels of {what} lie outside the declared label set 0 to {num_classes - 1}: declare more "
+            "classes (--num-classes), mend the labels",
         )
 
 

@@ -36,17 +36,28 @@ def _adapts(layer: keras.Layer) -> bool:
 
 def _refuse_penalties(network: keras.Model) -> None:
     """Refuses what Keras would add to the loss for a layer's sake."""
-    network([tf.zeros([1, *tensor.shape[1:]], tensor.dtype) for tensor in network.inputs])  # a call adds losses
+    layers = [layer for layer in network._flatten_layers() if not is_graph(layer)]
+    inputs = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype), _graph(network)._inputs_struct
+    )
+    # Traced, not run: only a call in training tells which layers call add_loss.
+    tf.function(lambda given: network(given, training=True), autograph=False).get_concrete_function(inputs)
     penalised = [
         layer.name
-        for layer in network._flatten_layers()
-        if not is_graph(layer) and (layer._losses or any(variable.regularizer for variable in layer.variables))
+        for layer in layers
+        if layer._losses or any(variable.regularizer for variable in layer.trainable_variables)
     ]
+    network._clear_losses()
     check(
         not penalised,
         f"layers {', '.join(penalised)} have regularizers or losses of their own, which belong to no record, so no clip "
         "bounds them and the training leaves them out: build the layers without.",
     )
+
+
+def _graph(network: keras.Model) -> keras.Model:
+    """The functional model, which a Sequential holds within."""
+    return getattr(network, "_functional", None) or network
 
 
 def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
@@ -86,8 +97,8 @@ def check_networks(encoder: keras.Model, decoder: keras.Model) -> int:
             f"layers {', '.join(adapted)} take what they know from data by adapt(), perhaps from records and without noise: "
             "give them constants, as in keras.layers.Normalization(mean=0.5, variance=0.25).",
         )
-        graph = getattr(network, "_functional", network)  # a Sequential holds one
-        named = [what for what in ("inputs", "outputs") if isinstance(getattr(graph, f"_{what}_struct"), dict)]
+        structures = {what: getattr(_graph(network), f"_{what}_struct") for what in ("inputs", "outputs")}
+        named = [what for what, structure in structures.items() if isinstance(structure, dict)]
         check(
             not named,
             f"{network.name} has its {' and '.join(named)} in a dict, which has no order: build it with lists, "

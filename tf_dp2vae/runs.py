@@ -62,7 +62,9 @@ def read_config(private: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("no table of flags")
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DamagedFileError(f"{file} cannot be read ({error.strerror}): give access, or {WAY_OUT}.") from error
+    except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{file} is damaged ({' '.join(str(error).split())[:200]}): {WAY_OUT}.") from error
     return found
 
@@ -100,7 +102,7 @@ class RunFolder:
             f"name={name!r} must be a plain folder name without slashes.",
         )
         self.path = root / name
-        check_readable_by_tensorflow("no release can be written (--name, --runs)", self.path)
+        check_readable_by_tensorflow("run folder (--name, --runs)", Path(os.path.abspath(self.path)))
         self.release, self.private = self.path / "release", self.path / "private"
         try:
             exists = self.path.exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +95,12 @@ def check_path(what: str, path: Path) -> None:
 
 
 def check_readable_by_tensorflow(what: str, path: Path) -> None:
-    """TensorFlow takes [ and \\ in names of files for patterns and reads UTF-8 alone."""
-    place = os.path.abspath(path)
+    """TensorFlow takes [ and \\ in names of files for patterns and reads UTF-8 alone; line ends make no names either."""
+    odd = {letter for letter in str(path) if letter in "[\\" or unicodedata.category(letter) in ("Cc", "Cs")}
+    shown = " ".join(sorted(repr(letter)[1:-1] for letter in odd))
     check(
-        not {"[", "\\"} & set(place) and place.isprintable(),
-        f"{what} in {place!r}, for TensorFlow takes [ and \\ for patterns and reads UTF-8 alone: choose a folder without "
-        "them.",
+        not odd,
+        f"{what} {str(path)!r}: TensorFlow cannot read files there, for {shown} in it. Choose a folder without.",
     )
 
 

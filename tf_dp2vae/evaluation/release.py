@@ -50,7 +50,7 @@ def read_release(run: Path) -> Release:
     """
     folder = run / "release"
     check(os.path.isdir(folder), f"{run} is no run: it has no folder release/ (train.py makes runs/<name>/release).")
-    check_readable_by_tensorflow("a release cannot be read", folder)
+    check_readable_by_tensorflow("release", folder)
     statement = folder / "privacy.json"
     try:
         check(statement.is_file(), f"{folder} has no privacy.json: a release without its statement is not evaluated.")
