@@ -357,6 +357,7 @@ def test_odd_surroundings_end_in_one_line_at_most(command, said):
 TALKING = "import time; from tf_dp2vae.commands import one_line_errors; one_line_errors({})()"
 ENDLESS = "lambda: [print(n) for n in range(10**6)]"
 INTERRUPTED = "lambda: (print(5), time.sleep(0.5), exec('raise KeyboardInterrupt(6)'))"
+EXITS = "lambda: (print(5), time.sleep(0.5), exec('raise SystemExit(1)'))"
 WORDS = "lambda: exec('raise BrokenPipeError(6)')"
 
 
@@ -365,10 +366,11 @@ WORDS = "lambda: exec('raise BrokenPipeError(6)')"
     [
         (ENDLESS, "| head -n 1", 141, ""),
         (INTERRUPTED, "| true", 130, "\n-c: 6\n"),
+        (EXITS, "| true", 141, ""),
         (WORDS, "| true", 141, "-c: 6\n"),
         (WORDS, "2>&1 | true", 141, ""),
     ],
-    ids=["had seen enough", "text is pending", "words", "nobody hears them"],
+    ids=["had seen enough", "text is pending", "text is pending at an exit", "words", "nobody hears them"],
 )
 def test_closed_pipe_neither_shows_a_traceback_nor_takes_the_place_of_how_it_ended(main, pipe, code, said):
     command = ["bash", "-c", f'set -o pipefail; {sys.executable} -c "{TALKING.format(main)}" {pipe}']

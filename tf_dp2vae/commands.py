@@ -104,9 +104,7 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # an ε that the terminal cannot show ends nothing
         try:
-            result = main()
-            sys.stdout.flush()
-            return result
+            return _flushed(main)
         except InvalidInputError as error:
             _end(f"{_program()}: {_one_line(str(error))}", USAGE_ERROR, nowhere)
         except KeyboardInterrupt as interruption:
@@ -117,6 +115,17 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
             _end(f"{_program()}: {_one_line(str(end))}" if end.errno is None else "", UNREAD, nowhere)
 
     return wrapped
+
+
+def _flushed(main: Callable[[], Any]) -> Any:
+    """What it returns or exits with, once all that it printed is out."""
+    try:
+        result = main()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return result
 
 
 def _end(line: str, code: int, nowhere: IO[str]) -> NoReturn:
