@@ -70,4 +70,4 @@ def test_channels_come_last_whatever_keras_is_set_to():
         keras.config.set_image_data_format("channels_last")
     assert decoder.outputs[0].shape[1:] == encoder.inputs[0].shape[1:] == (8, 12, 3)
     other = build_decoder((8, 12, 3), 2, width=4, blocks=1)
-    assert np.array_equal(decoder(np.ones((1, 2))), other(np.ones((1, 2))))
+    assert np.array_equal(decoder([np.ones((1, 2))]), other([np.ones((1, 2))]))
