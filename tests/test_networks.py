@@ -71,3 +71,5 @@ def test_channels_come_last_whatever_keras_is_set_to():
     assert decoder.outputs[0].shape[1:] == encoder.inputs[0].shape[1:] == (8, 12, 3)
     other = build_decoder((8, 12, 3), 2, width=4, blocks=1)
     assert np.array_equal(decoder([np.ones((1, 2))]), other([np.ones((1, 2))]))
+    images = np.random.default_rng(0).uniform(size=(1, 8, 12, 3))
+    assert np.array_equal(encoder([images])[0], build_encoder((8, 12, 3), 2)([images])[0])
