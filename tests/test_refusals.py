@@ -610,6 +610,7 @@ def test_layers_with_losses_of_their_own_are_refused(layer):
     decoder = keras.Model([latent, label], keras.layers.Reshape(SHAPE)(hidden))
     with pytest.raises(InvalidInputError, match=f"layers {odd.name} have regularizers or losses of their own"):
         DP2VAE(tiny_model().encoder, decoder)
+    assert not odd._losses, "the look leaves losses behind"
 
 
 class Penalised(keras.layers.Dense):

@@ -494,6 +494,11 @@ def test_what_is_left_open_is_filled_in_and_written_down(folder, monkeypatch, fa
     assert {name: config[name] for name in filled_in} == filled_in
 
 
+def test_data_set_that_is_not_named_is_written_down_unless_a_file_is():
+    assert TrainFlags().resolved(60_000).dataset == "mnist"
+    assert TrainFlags(data=Path("data.npz")).resolved(60_000).dataset is None
+
+
 def test_a_batch_that_is_not_asked_for_fits_the_records():
     assert [batch_size_for(num) for num in (60_000, 8_192, 8_191, 100, 1)] == [4_096, 4_096, 4_095, 50, 1]
     batches = [TrainFlags(family="strokes").resolved(num).batch_size for num in (60_000, 2_048, 2_047, 1)]
