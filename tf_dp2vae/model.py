@@ -223,14 +223,16 @@ class DP2VAE(VAE):
     @property
     def non_trainable_variables(self) -> list[keras.Variable]:
         """All others, so that `summary()` counts each once."""
-        trained = {id(variable) for variable in self.trainable_variables}
-        return [variable for variable in self.variables if id(variable) not in trained]
+        return self._others(self.variables)
 
     @property
     def non_trainable_weights(self) -> list[keras.Variable]:
         """The same without the state of random draws, which Keras calls no weight."""
+        return self._others(self.weights)
+
+    def _others(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
         trained = {id(variable) for variable in self.trainable_variables}
-        return [variable for variable in self.weights if id(variable) not in trained]
+        return [variable for variable in variables if id(variable) not in trained]
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the phase that the model is in; here is the switch."""
