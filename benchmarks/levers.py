@@ -206,7 +206,9 @@ def measure(lever: Lever, seed: int, data: Path, flags: Flags) -> float:
     train, validation = (
         release.samples(num, seed) for num, seed in ((SAMPLES, 2 * seed), (SAMPLES // VALIDATION_ONE_IN, 2 * seed + 1))
     )
-    with datasets.load_npz(data).test.opened() as (images, labels):
+    test = datasets.load_npz(data).test
+    assert test is not None
+    with test.opened() as (images, labels):
         held_out = images.astype(np.float32) / FULL_SCALE, labels
     return round(cnn(train, validation, held_out, 10, flags.epochs, seed).accuracy, 4)
 

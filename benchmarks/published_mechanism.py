@@ -82,7 +82,7 @@ class PublishedMechanism:
     def _ordinary_epoch(self, images, labels, weights, order, key):
         for step in tf.range(tf.shape(order)[0]):
             chosen = tf.ensure_shape(order[step], [PRETRAIN_BATCH])
-            own = tf.random.experimental.stateless_fold_in(key, step)
+            own = tf.random.fold_in(key, step)
             noise = tf.random.stateless_normal([PRETRAIN_BATCH, 1, LATENT], own)
             with tf.GradientTape() as tape:
                 image, label = unit_interval(tf.gather(images, chosen)), tf.gather(labels, chosen)

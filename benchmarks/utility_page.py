@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 Row = dict[str, Any]
 FIGURES = ("acc_lr", "acc_mlp", "acc_cnn", "fid", "fid_samples")
@@ -142,7 +143,7 @@ def against_epsilon(rows: list[Row], published: list[Row], figure: str, words: s
     return True
 
 
-def _panel(axis: plt.Axes, rows: list[Row], methods: list[tuple[str, str]], figure: str) -> None:
+def _panel(axis: Axes, rows: list[Row], methods: list[tuple[str, str]], figure: str) -> None:
     """A method, with its private steps, has its colour by its place among all, so that it is the same in each panel."""
     factor = 1 if figure == "fid" else 100
     for index, (method, work) in enumerate(methods):

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from tf_dp2vae.progress import FreeStepsBar
 
+if TYPE_CHECKING:
+    from tf_dp2vae.checkpoints import Checkpoints
+
 
 class StepsDone(keras.callbacks.Callback):
     """Counts the steps of pre-training, for the checkpoints and for whoever looks on."""
 
-    def __init__(self, bar: FreeStepsBar):
-        """Args: shows them."""
+    def __init__(self, checkpoints: Checkpoints, bar: FreeStepsBar):
+        """Args: what keeps them; what shows them."""
         super().__init__()
-        self._bar = bar
+        self._checkpoints, self._bar = checkpoints, bar
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """One step is done."""
         self._bar.update(batch + 1, (logs or {}).get("loss"))
-        self.model.checkpoints.progress.step += 1
-        self.model.checkpoints.tick()
+        self._checkpoints.progress.step += 1
+        self._checkpoints.tick()
 
 
 class StepHistory(keras.callbacks.Callback):

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
 from simple_parsing import ArgumentParser, DashVariant
-from simple_parsing.help_formatter import SimpleHelpFormatter, get_metavar
+from simple_parsing.help_formatter import SimpleHelpFormatter
 from simple_parsing.helpers.custom_actions import BooleanOptionalAction
+from simple_parsing.wrappers.field_metavar import get_metavar
 
 from tf_dp2vae.validation import InvalidInputError
 

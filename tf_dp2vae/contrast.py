@@ -56,7 +56,7 @@ class Contrast(keras.Layer):
         if not float(self.energy):
             return
         key = tf.constant([model.seed, _SAMPLES])
-        for_labels, for_latents = tf.unstack(tf.random.experimental.stateless_split(key, 2))
+        for_labels, for_latents = tf.unstack(tf.random.split(key, 2))
         labels = model.latent_prior.sample_labels(tf.constant(_SAMPLES), for_labels)
         logits = model.decode(model.latent_prior.sample(labels, for_latents), labels).numpy()
         missed = [abs(mean_energy(expit(gain * logits)) - float(self.energy)) for gain in _GAINS]

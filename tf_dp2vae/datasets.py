@@ -160,7 +160,7 @@ def _from_tfds(name: str) -> Dataset:
 
     try:
         builder = tfds.builder(name)
-        features = dict(builder.info.features or {})
+        features: dict[str, Any] = dict(builder.info.features or {})  # type: ignore[arg-type]
         check(
             {"image", "label"} <= features.keys(),
             f"its features are {', '.join(features)}, where image and label are needed",

@@ -219,7 +219,7 @@ class Ledger:
                 _GUARANTEED: self.guaranteed,
             }
             self._write({_HEADER: VERSION, "id": new_identity(), **known})
-            if self._file is not None:
+            if self.path is not None:
                 sync_folder(self.path.parent)
 
     def charge(self, event: Event) -> None:
@@ -258,10 +258,10 @@ class Ledger:
         hash_ = self._next_hash(entry)
         self._refuse_others()
         if self.path is not None:
-            check(
-                self._file is not None,
-                f"ledger {self.path} was closed: set model.ledger = Ledger(path) and train again.",
-            )
+            if self._file is None:
+                raise InvalidInputError(
+                    f"ledger {self.path} was closed: set model.ledger = Ledger(path) and train again."
+                )
             # After a failed write the end of the file is unknown; only reading it again tells.
             check(not self._failed, f"ledger {self.path} could not be written before: open it again (--resume).")
             self._failed = True

@@ -62,7 +62,7 @@ class DrawnGaussianSumQuery(GaussianSumQuery):
         super().__init__(l2_norm_clip, l2_norm_clip * noise_multiplier)
         self._noise = noise
 
-    def get_noised_result(self, sample_state, global_state):
+    def get_noised_result(self, sample_state: tf.Tensor, global_state: Any) -> Any:
         """The sum, [weights] in float64, plus noise of the query's deviation, on the grid; in float32, which holds it."""
         noised = sample_state + self._noise * tf.cast(self._stddev, tf.float64)
         return tf.cast(on_grid(noised, self._stddev), tf.float32), global_state, None

@@ -398,7 +398,7 @@ class DP2VAE(VAE):
                     steps_per_epoch=steps - done,
                     verbose=0,  # Keras's own bar would write each step into a log, and know of no ε
                     shuffle=False,
-                    callbacks=[StepsDone(self.shown.bar(steps - done))],
+                    callbacks=[StepsDone(self.checkpoints, self.shown.bar(steps - done))],
                 )
         finally:
             self.optimizer, self.jit_compile = private

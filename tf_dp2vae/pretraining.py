@@ -29,7 +29,7 @@ from tf_dp2vae.moments import Moments
 from tf_dp2vae.networks import Projection
 from tf_dp2vae.records import Records
 from tf_dp2vae.sampling import unprotected_batches
-from tf_dp2vae.validation import check, check_between, check_kind, check_positive, check_whole, times
+from tf_dp2vae.validation import InvalidInputError, check, check_between, check_kind, check_positive, check_whole, times
 from tf_dp2vae.wake_sleep import Sleep
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class _WithSleep(Pretraining):
         check_whole(minimum=0, sleep_steps=self.sleep_steps)
 
     def callbacks(self, model: DP2VAE, epochs: int) -> list[keras.callbacks.Callback]:
-        return [Sleep(self.sleep_steps, self.learning_rate, last_epoch=epochs - 1)] if self.sleep_steps else []
+        return [Sleep(model, self.sleep_steps, self.learning_rate, last_epoch=epochs - 1)] if self.sleep_steps else []
 
 
 @keras.saving.register_keras_serializable("tf_dp2vae")
@@ -271,17 +271,18 @@ class Public(_WithSleep):
         return "public: another data set, which is not protected by this statement"
 
     def check_records(self, records: Records) -> None:
+        data = self.data
+        if data is None:
+            raise InvalidInputError(
+                "pretraining is public but has no data, which no file keeps: build a new model with Public(data=…)."
+            )
         check(
-            self.data is not None,
-            "pretraining is public but has no data, which no file keeps: build a new model with Public(data=…).",
-        )
-        check(
-            self.data.image_shape == records.image_shape and self.data.num_classes == records.num_classes,
-            f"public images are {times(self.data.image_shape)} with {self.data.num_classes} classes, the records "
+            data.image_shape == records.image_shape and data.num_classes == records.num_classes,
+            f"public images are {times(data.image_shape)} with {data.num_classes} classes, the records "
             f"{times(records.image_shape)} with {records.num_classes}: they must be alike.",
         )
         check(
-            not self.data.stored_with(records),
+            not data.stored_with(records),
             "the public data are the records, which would be learned from without noise: name another data set.",
         )
 

@@ -48,7 +48,9 @@ class PrivateSteps:
 
     def _next(self, iterator: Any) -> dict[str, Any]:
         """Takes the step that no checkpoint holds."""
-        answers, event = self._checkpoints.answers, self._model.plan.step
+        plan, answers = self._model.plan, self._checkpoints.answers
+        assert plan is not None, "fit makes the plan before the first step"
+        event = plan.step
         if answers is None:
             self._model.mechanisms.charge(event)
             return _without_answer(self._compiled(iterator))

@@ -65,7 +65,7 @@ class Sampler(tf.Module):
         with tf.control_dependencies([known]):
             labels = tf.fill([_counted(num)], label)
         # At one seed every class would get the same latents, but for their means and scales.
-        return self._images(labels, tf.random.experimental.stateless_fold_in(tf.stack([seed, _LATENT]), label))
+        return self._images(labels, tf.random.fold_in(tf.stack([seed, _LATENT]), label))
 
     def _sample(self, num: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return self._images(tf.zeros([_counted(num)], tf.int32), tf.stack([seed, _LATENT]))
@@ -82,7 +82,7 @@ class Sampler(tf.Module):
 
         def block(entry: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             index, labels = entry
-            return self._chosen(judge, labels, tf.random.experimental.stateless_fold_in(key, index))
+            return self._chosen(judge, labels, tf.random.fold_in(key, index))
 
         padded = tf.reshape(tf.pad(labels, [[0, -num % _BLOCK]]), [-1, _BLOCK])
         blocks = tf.map_fn(
@@ -95,7 +95,7 @@ class Sampler(tf.Module):
 
     def _chosen(self, judge: Judge, labels: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """A block of images of the labels, each chosen by the judge."""
-        for_latents, for_choice = tf.unstack(tf.random.experimental.stateless_split(key, 2))
+        for_latents, for_choice = tf.unstack(tf.random.split(key, 2))
         images = self._unjudged(tf.repeat(labels, self._candidates), for_latents)
         candidates = tf.reshape(images, [_BLOCK, self._candidates, *images.shape[1:]])
         uniform = tf.random.stateless_uniform([_BLOCK, self._candidates], for_choice, minval=1e-7)

@@ -8,10 +8,15 @@ Reference: Hinton, Dayan, Frey and Neal 1995, "The wake-sleep algorithm for unsu
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import keras
 import tensorflow as tf
 
 from tf_dp2vae import objectives
+
+if TYPE_CHECKING:
+    from tf_dp2vae.model import DP2VAE
 
 _BATCH = 256
 
@@ -19,46 +24,46 @@ _BATCH = 256
 class Sleep(keras.callbacks.Callback):
     """Puts the model to sleep at the end of each epoch but the last."""
 
-    def __init__(self, steps: int, learning_rate: float, last_epoch: int):
-        """Args: steps of each sleep; Adam's learning rate; the epoch after which there is nothing left to wake for."""
+    def __init__(self, model: DP2VAE, steps: int, learning_rate: float, last_epoch: int):
+        """Args: who sleeps; steps of each sleep; Adam's learning rate; the epoch that none follows."""
         super().__init__()
-        self._steps, self._learning_rate, self._last_epoch = steps, learning_rate, last_epoch
+        self._vae, self._steps, self._learning_rate, self._last_epoch = model, steps, learning_rate, last_epoch
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """One sleep, unless it was slept before this process; private metrics in `logs` are not looked at."""
-        progress = self.model.checkpoints.progress
+        progress = self._vae.checkpoints.progress
         if epoch == self._last_epoch or epoch < progress.sleeps:
             return
         self._copy_averaged_weights()
-        self._round(tf.constant(self._steps), tf.constant([self.model.seed, epoch]))
+        self._round(tf.constant(self._steps), tf.constant([self._vae.seed, epoch]))
         progress.sleeps += 1
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Builds what each sleep needs: a copy of the decoder to dream with, and an optimizer of the encoder's."""
-        self._dreaming = keras.models.clone_model(self.model.decoder)
+        self._dreaming = keras.models.clone_model(self._vae.decoder)
         self._optimizer = keras.optimizers.Adam(
             self._learning_rate / 2
         )  # it goes on from weights that are good already
-        self._variables = self.model.encoder.trainable_variables
+        self._variables = self._vae.encoder.trainable_variables
         self._optimizer.build(self._variables)
-        self.model.checkpoints.track("optimizer of sleep", self._optimizer.variables)
+        self._vae.checkpoints.track("optimizer of sleep", self._optimizer.variables)
         self._round = tf.function(self._sleep)
 
     def _copy_averaged_weights(self) -> None:
         """What is dreamt with: the decoder's weights, averaged where they are trained and the optimizer averages them."""
-        self._dreaming.set_weights(self.model.decoder.get_weights())
-        optimizer = self.model.optimizer
+        self._dreaming.set_weights(self._vae.decoder.get_weights())
+        optimizer = self._vae.optimizer
         if optimizer.use_ema:
             for weight, average in zip(self._dreaming.trainable_variables, optimizer._model_variables_moving_average):
                 weight.assign(average)
 
     def _sleep(self, steps: tf.Tensor, seed: tf.Tensor) -> None:
         for step in tf.range(steps):
-            self._step(tf.random.experimental.stateless_fold_in(seed, step))
+            self._step(tf.random.fold_in(seed, step))
 
     def _step(self, seed: tf.Tensor) -> None:
-        model = self.model
-        for_labels, for_latents = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        model = self._vae
+        for_labels, for_latents = tf.unstack(tf.random.split(seed, 2))
         labels = model.latent_prior.sample_labels(tf.constant(_BATCH), for_labels)
         latent = model.latent_prior.sample(labels, for_latents)
         images = tf.sigmoid(model.decode(latent, labels, lambda _, inputs: self._dreaming(inputs)))

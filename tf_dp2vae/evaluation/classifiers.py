@@ -187,7 +187,7 @@ def cnn(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    real = _AccuracyOn(test)
+    real = _AccuracyOn(model, test)
     history = model.fit(*train, batch_size=_BATCH, epochs=epochs, validation_data=validation, callbacks=[real])
     return _chosen([float(value) for value in history.history["val_accuracy"]], real.values)
 
@@ -195,13 +195,13 @@ def cnn(
 class _AccuracyOn(keras.callbacks.Callback):
     """Accuracy on given images after each epoch."""
 
-    def __init__(self, images: Labelled):
+    def __init__(self, network: keras.Model, images: Labelled):
         super().__init__()
-        self._images = images
+        self._network, self._images = network, images
         self.values: list[float] = []
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         def predict(images: np.ndarray) -> np.ndarray:
-            return self.model.predict(images, batch_size=1000, verbose=0).argmax(1)
+            return self._network.predict(images, batch_size=1000, verbose=0).argmax(1)
 
         self.values.append(_accuracy(predict, *self._images))

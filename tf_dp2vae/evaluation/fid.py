@@ -63,7 +63,7 @@ def frechet_distance(mean: np.ndarray, factor: np.ndarray, other_mean: np.ndarra
       mean, other_mean: [d].
       factor, other_factor: [d, any].
     """
-    cross = linalg.svdvals(factor.T @ other_factor).sum()
+    cross = np.sum(linalg.svdvals(factor.T @ other_factor))
     distance = np.square(mean - other_mean).sum() + np.square(factor).sum() + np.square(other_factor).sum() - 2 * cross
     return float(max(distance, 0.0))
 
@@ -106,7 +106,7 @@ def _mean_and_factor(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = wide.mean(0)
     factor = (wide - mean) / np.sqrt(len(wide) - 1)
     if len(wide) > wide.shape[1]:
-        factor = linalg.qr(factor, mode="r", overwrite_a=True, check_finite=False)[0][: wide.shape[1]]
+        factor = np.asarray(np.linalg.qr(factor, mode="r"))
     return mean, factor.T
 
 

@@ -168,7 +168,7 @@ def _network(arrays: dict[str, np.ndarray]) -> keras.Model:
 
 def kernel_shapes() -> list[tuple[int, ...]]:
     """Shapes of the convolutions' kernels, in the order of `convolution_names`."""
-    return [tuple(map(int, layer.kernel.shape)) for layer in _convolutions(_plain())]
+    return [tuple(map(int, layer.weights[0].shape)) for layer in _convolutions(_plain())]
 
 
 def _plain() -> keras.Model:
