@@ -9,6 +9,7 @@ the end of pre-training. The guarantee holds with all of them: none touches what
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,6 +89,56 @@ def decoder_with(body: Body) -> Callable[[], None]:
     return change
 
 
+def low_rank(rank: int) -> Callable[[], None]:
+    """The decoder's first dense layer stays as dreams made it; a low-rank update beside it is trained (Hu et al. 2021)."""
+
+    def build(*sizes: Any) -> keras.Model:
+        standard = networks.build_decoder(*sizes)
+        keras.utils.set_random_seed(sizes[4])
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            """The clone's layer on its inputs; the first dense one without its activation, the update added before it."""
+            if layer.name != first:
+                return layer(*args, **kwargs)
+            activation, layer.activation = layer.activation, keras.activations.linear
+            update = layers.Dense(rank, use_bias=False)(args[0])
+            update = layers.Dense(layer.units, use_bias=False, kernel_initializer="zeros")(update)
+            return layers.Activation(activation)(layers.Add()([layer(args[0]), update]))
+
+        first = _first_dense(standard).name
+        return keras.models.clone_model(standard, call_function=call)
+
+    def change() -> None:
+        from_flags.build_decoder = build
+        frozen_first_layer()
+
+    return change
+
+
+@keras.saving.register_keras_serializable("tf_dp2vae_benchmarks")
+class StandardisedConvolution(layers.Conv2D):
+    """A convolution by its kernel of mean 0 and variance 1 / fan-in in each filter (Qiao et al. 2019)."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        mean, variance = tf.nn.moments(tf.convert_to_tensor(kernel), (0, 1, 2), keepdims=True)
+        fan_in = math.prod(kernel.shape[:3])
+        return super().convolution_op(inputs, (kernel - mean) * tf.math.rsqrt(variance * fan_in + 1e-8))
+
+
+def weight_standardised() -> None:
+    """All convolutions of the decoder but the last, of logits. No rule is for them: one example is taken after the other."""
+
+    def build(*sizes: Any) -> keras.Model:
+        def clone(layer: Any) -> Any:
+            return (StandardisedConvolution if layer in standardised else type(layer)).from_config(layer.get_config())
+
+        standard = networks.build_decoder(*sizes)
+        standardised = [layer for layer in standard.layers if isinstance(layer, layers.Conv2D)][:-1]
+        return keras.models.clone_model(standard, clone_function=clone)
+
+    from_flags.build_decoder = build
+
+
 def gaussian_likelihood() -> None:
     """A Gaussian in the place of the Bernoulli, its variance the best for each image (σ-VAE, Rybkin et al. 2021)."""
 
@@ -122,9 +173,16 @@ def frozen_first_layer() -> None:
 
     def run(self: Any, model: Any, records: Any) -> None:
         pretrain(self, model, records)
-        next(layer for layer in model.decoder.layers if isinstance(layer, layers.Dense)).trainable = False
+        _first_dense(model.decoder).trainable = False
 
     pretraining.Dreams.run = run  # type: ignore[method-assign]
+
+
+def _first_dense(decoder: keras.Model) -> layers.Dense:
+    """The one that makes a coarse picture of the latents: of those that latents go into, the widest."""
+    dense = [layer for layer in decoder.layers if isinstance(layer, layers.Dense)]
+    latent_and_label = sum(int(tensor.shape[-1]) for tensor in decoder.inputs)
+    return max((each for each in dense if each.weights[0].shape[0] == latent_and_label), key=lambda each: each.units)
 
 
 CHANGES: dict[str, Callable[[], None]] = {
@@ -134,6 +192,8 @@ CHANGES: dict[str, Callable[[], None]] = {
     "gaussian": gaussian_likelihood,
     "quarter-kl": less_kl(0.25),
     "frozen-first-layer": frozen_first_layer,
+    "low-rank": low_rank(4),
+    "weight-standardised": weight_standardised,
 }
 
 
