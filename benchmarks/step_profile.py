@@ -48,7 +48,7 @@ class Flags:
 
 def called(function: Callable[..., Any], *arguments: Any) -> Step:
     """Compiles; a call waits for the last of what it returns. TensorFlow's own kernels, as on a CPU by default."""
-    compiled = tf.function(function, reduce_retracing=True)
+    compiled = tf.function(function, reduce_retracing=True, autograph=False)
 
     def run() -> None:
         tf.nest.flatten(compiled(*arguments))[-1].numpy()

@@ -382,6 +382,8 @@ def test_closed_pipe_neither_shows_a_traceback_nor_takes_the_place_of_how_it_end
 INTERRUPTED_IMPORT = """
 import os, runpy, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits that it is ignored
+
 class Interruption:
     def find_spec(self, name, path=None, target=None):
         if name == "tensorflow":

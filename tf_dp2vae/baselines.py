@@ -172,7 +172,7 @@ def _exact_moments(model: DP2VAE, batches: tf.data.Dataset) -> Moments:
     """Counts and latent moments of each class over one pass, without noise."""
     classes, latent = model.latent_prior.num_classes, model.latent_dim
     counts, sums, seconds = np.zeros(classes), np.zeros((classes, latent)), np.zeros((classes, latent, latent))
-    encode = tf.function(model.encode, reduce_retracing=True)
+    encode = tf.function(model.encode, reduce_retracing=True, autograph=False)
     for images, labels in batches:
         mean, log_variance = encode(unit_interval(images), labels)
         member = np.eye(classes)[labels.numpy()]

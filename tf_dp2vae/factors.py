@@ -60,12 +60,13 @@ class PerExample(Protocol):
         """‖g_i‖², [examples]."""
         ...
 
-    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
-        """Σ_i weights_i g_i, flat, in the order of the weight's own numbers. All g_i must be finite."""
+    @property
+    def parts(self) -> list[tf.Tensor]:
+        """What the sum is made of, each [examples, …]; zeros there are a gradient of zeros."""
         ...
 
-    def silenced(self, keep: tf.Tensor) -> PerExample:
-        """Null gradients, whatever was in them, where `keep`, [examples], is False."""
+    def weighted_sum(self, weights: tf.Tensor, *parts: tf.Tensor) -> tf.Tensor:
+        """Σ_i weights_i g_i of finite parts, flat, in the order of the weight's own numbers."""
         ...
 
     def joined(self, other: Any) -> PerExample:
@@ -86,11 +87,12 @@ class Vectors:
     def squared_norms(self) -> tf.Tensor:
         return _squared_rows(self.values)
 
-    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
-        return weighted_rows(weights, self.values)
+    @property
+    def parts(self) -> list[tf.Tensor]:
+        return [self.values]
 
-    def silenced(self, keep: tf.Tensor) -> Vectors:
-        return Vectors(null_unless(keep, self.values))
+    def weighted_sum(self, weights: tf.Tensor, *parts: tf.Tensor) -> tf.Tensor:
+        return weighted_rows(weights, *parts)
 
     def joined(self, other: Vectors) -> Vectors:
         return Vectors(self.values + other.values)
@@ -133,20 +135,21 @@ class Products:
             return tf.reduce_sum(_at_least(self.left) * _at_least(self.right), axis=(1, 2))
         return _gram_squared_norms(self.left, self.right)
 
-    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+    @property
+    def parts(self) -> list[tf.Tensor]:
+        return [self._formed] if self._forms else [self.left, self.right]
+
+    def weighted_sum(self, weights: tf.Tensor, *parts: tf.Tensor) -> tf.Tensor:
         groups, m, n = self.left.shape[1], self.left.shape[3], self.right.shape[3]
         if self._forms and self._narrow:
-            total = tf.transpose(tf.reshape(weighted_rows(weights, self._formed), [groups, n, m]), [0, 2, 1])
+            total = tf.transpose(tf.reshape(weighted_rows(weights, *parts), [groups, n, m]), [0, 2, 1])
         elif self._forms:
-            total = tf.reshape(weighted_rows(weights, self._formed), [groups, m, n])
+            total = tf.reshape(weighted_rows(weights, *parts), [groups, m, n])
         else:
-            left, right, scale = self.left, self.right, tf.reshape(weights, [-1, 1, 1, 1])
+            (left, right), scale = parts, tf.reshape(weights, [-1, 1, 1, 1])
             left, right = (left * scale, right) if m < n else (left, right * scale)
             total = _matmul_in_pieces(left, right)
         return tf.reshape(total if groups == 1 else tf.transpose(total, [1, 0, 2]), [-1])
-
-    def silenced(self, keep: tf.Tensor) -> Products:
-        return Products(null_unless(keep, self.left), null_unless(keep, self.right))
 
     def joined(self, other: Products) -> Products:
         """The positions of one after the other's."""
@@ -181,14 +184,15 @@ class Rows:
             squared = _squared_rows(tf.reshape(tables, [examples, -1]))
         return _with_least(squared, tf.reduce_sum(tf.sqrt(_squared_last(values)), axis=1))
 
-    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+    @property
+    def parts(self) -> list[tf.Tensor]:
+        return [self.values]
+
+    def weighted_sum(self, weights: tf.Tensor, *parts: tf.Tensor) -> tf.Tensor:
         """In float64: rows are added one after the other, and many equal ones in float32 would round all one way."""
-        scaled = tf.cast(self.values * weights[:, None, None], tf.float64)
+        scaled = tf.cast(parts[0] * weights[:, None, None], tf.float64)
         table = tf.math.unsorted_segment_sum(scaled, self.indices, self.num_rows)
         return tf.reshape(tf.cast(table, self.values.dtype), [-1])
-
-    def silenced(self, keep: tf.Tensor) -> Rows:
-        return Rows(self.indices, null_unless(keep, self.values), self.num_rows)
 
     def joined(self, other: Rows) -> Rows:
         indices = tf.concat([self.indices, other.indices], 1)
@@ -212,14 +216,17 @@ def prefers_gram(positions: int, m: int, n: int) -> bool:
 def weighted_sums(gradients: Sequence[PerExample], norms: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
     """Each weight's Σ_i weights_i g_i, flat, where a zero weight silences even a non-finite example.
 
-    A product with zero would let NaN through, and to replace it in every factor costs more passes over memory than the
-    sum itself. So that is done only when some norm is not finite; while all are, so is every factor.
+    A product with zero would let NaN through, and to replace it in every part costs more passes over memory than the sum
+    itself. So that is done only when some norm is not finite; while all are, so is every part.
     """
-    return tf.cond(
-        tf.reduce_all(tf.math.is_finite(norms)),
-        lambda: [gradient.weighted_sum(weights) for gradient in gradients],
-        lambda: [gradient.silenced(weights > 0).weighted_sum(weights) for gradient in gradients],
-    )
+    parts = [gradient.parts for gradient in gradients]
+
+    def silenced() -> list[list[tf.Tensor]]:
+        return tf.nest.map_structure(lambda part: null_unless(weights > 0, part), parts)
+
+    # XLA silences in passing, and would copy what goes through a branch.
+    finite = silenced() if inside_xla() else tf.cond(tf.reduce_all(tf.math.is_finite(norms)), lambda: parts, silenced)
+    return [gradient.weighted_sum(weights, *own) for gradient, own in zip(gradients, finite)]
 
 
 def _gram_squared_norms(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
@@ -268,7 +275,7 @@ def _matmul_in_pieces(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     examples, groups = (int(size) for size in left.shape[:2])
     pieces = next((count for count in range(pieces_of(examples), 2 * pieces_of(examples)) if examples % count == 0), 1)
     if groups > 1 or pieces < 3 or inside_xla():
-        return _added(examples, lambda some: _matmul_by_group(left[some], right[some]))
+        return _added(_matmul_by_group, left, right)
     by_piece = (tf.reshape(factor, [pieces, -1, factor.shape[-1]]) for factor in (left, right))
     return tf.reduce_sum(tf.linalg.matmul(*by_piece, transpose_a=True), axis=0)
 
@@ -302,10 +309,9 @@ def weighted_rows(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     XLA's product of a vector and a matrix walks columns on a CPU; its fused sum does not.
     """
     if inside_xla():
-        scaled = weights[:, None] * rows
-        return _added(rows.shape[0], lambda some: tf.reduce_sum(scaled[some], axis=0))
-    across = tf.reshape(weights, [1, -1])
-    return tf.reshape(_added(rows.shape[0], lambda some: tf.linalg.matmul(across[:, some], rows[some])), [-1])
+        return _added(lambda scaled: tf.reduce_sum(scaled, axis=0), weights[:, None] * rows)
+    total = _added(lambda across, some: tf.linalg.matmul(across, some, transpose_a=True), weights[:, None], rows)
+    return tf.reshape(total, [-1])
 
 
 def pieces_of(examples: int) -> int:
@@ -313,10 +319,12 @@ def pieces_of(examples: int) -> int:
     return -(-examples // _PIECE)
 
 
-def _added(examples: int, add: Callable[[slice], tf.Tensor]) -> tf.Tensor:
-    """The sum over examples, piece by piece: `add` gives that over a slice of them."""
+def _added(add: Callable[..., tf.Tensor], *factors: tf.Tensor) -> tf.Tensor:
+    """The sum over examples, piece by piece: `add` gives that over some of them, from their part of each factor."""
+    examples = int(factors[0].shape[0])
     size = -(-examples // pieces_of(examples))
-    return tf.add_n([add(slice(start, min(start + size, examples))) for start in range(0, examples, size)])
+    sizes = [min(size, examples - start) for start in range(0, examples, size)]
+    return tf.add_n([add(*piece) for piece in zip(*(tf.split(factor, sizes) for factor in factors))])
 
 
 def inside_xla() -> bool:

@@ -141,7 +141,7 @@ class GaussianPrior(Prior):
 
     def fit(self, model: DP2VAE, records: Records) -> None:
         assert model.plan is not None
-        encode = tf.function(model.encode, jit_compile=model.jit_compile, reduce_retracing=True)
+        encode = tf.function(model.encode, jit_compile=model.jit_compile, reduce_retracing=True, autograph=False)
 
         def posterior(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             mean, log_variance = encode(tf.constant(images), tf.constant(labels))

@@ -88,4 +88,4 @@ def _compiled_update(model: DP2VAE) -> Any:
     def update(answer: list[tf.Tensor]) -> None:
         model.update(lambda *_: answer)
 
-    return update if model.run_eagerly else tf.function(update, jit_compile=model.jit_compile)
+    return update if model.run_eagerly else tf.function(update, jit_compile=model.jit_compile, autograph=False)

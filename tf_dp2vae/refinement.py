@@ -90,7 +90,7 @@ class Refinement(Configuration):
         """Asks for the release, matches the model's decoder to it, and sets the model's judge."""
         judge, samples = model.judge, _Samples(model)
         judge.normalise(samples.images(_balanced(model, _NORMALISED_ON)))
-        featured = tf.function(judge.features, reduce_retracing=True)
+        featured = tf.function(judge.features, reduce_retracing=True, autograph=False)
         answer = model.pretraining.feature_means(model, records, lambda images: featured(tf.constant(images)).numpy())
         held = records.about_held(float(model.latent_prior.counted))
         target = Target.of(answer, model.latent_prior.frequencies.numpy() * held)
@@ -123,7 +123,7 @@ class Refinement(Configuration):
                 loss = distance + self.anchor * tf.reduce_mean(tf.reduce_sum(moved, (1, 2, 3)))
             optimizer.apply(tape.gradient(loss, variables), variables)
 
-        compiled, bar = tf.function(step), model.shown.bar(self.steps)
+        compiled, bar = tf.function(step, autograph=False), model.shown.bar(self.steps)
         for index in range(self.steps):
             compiled(tf.constant(index))
             bar.update(index + 1)

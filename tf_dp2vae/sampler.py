@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -46,17 +49,18 @@ class Sampler(tf.Module):
         self._decoder, self._prior, self._contrast, self._num_classes = decoder, prior, contrast, num_classes
         self._judge, self._candidates = (judge, candidates) if num_classes and candidates > 1 else (None, 1)
 
-        def named(*names: str) -> list[tf.TensorSpec]:
-            return [tf.TensorSpec([], tf.int32, name) for name in names]
+        def of_scalars(function: Callable[..., Any], *names: str) -> Callable[..., Any]:
+            signature = [tf.TensorSpec([], tf.int32, name) for name in names]
+            return tf.function(function, input_signature=signature, autograph=False)
 
         if num_classes:
-            self.sample = tf.function(self._sample_class, input_signature=named("num", "label", "seed"))
+            self.sample = of_scalars(self._sample_class, "num", "label", "seed")
         else:
-            self.sample = tf.function(self._sample, input_signature=named("num", "seed"))
-        self.sample_labels = tf.function(self._sample_labels, input_signature=named("num", "seed"))
-        self.sample_records = tf.function(self._sample_records, input_signature=named("num", "seed"))
-        self.num_classes = tf.function(lambda: tf.constant(num_classes), input_signature=[])
-        self.image_shape = tf.function(lambda: tf.constant(decoder.output_shape[1:]), input_signature=[])
+            self.sample = of_scalars(self._sample, "num", "seed")
+        self.sample_labels = of_scalars(self._sample_labels, "num", "seed")
+        self.sample_records = of_scalars(self._sample_records, "num", "seed")
+        self.num_classes = of_scalars(lambda: tf.constant(num_classes))
+        self.image_shape = of_scalars(lambda: tf.constant(decoder.output_shape[1:]))
 
     def _sample_class(self, num: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         known = tf.debugging.Assert(

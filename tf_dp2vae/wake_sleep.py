@@ -47,7 +47,7 @@ class Sleep(keras.callbacks.Callback):
         self._variables = self._vae.encoder.trainable_variables
         self._optimizer.build(self._variables)
         self._vae.checkpoints.track("optimizer of sleep", self._optimizer.variables)
-        self._round = tf.function(self._sleep)
+        self._round = tf.function(self._sleep, autograph=False)
 
     def _copy_averaged_weights(self) -> None:
         """What is dreamt with: the decoder's weights, averaged where they are trained and the optimizer averages them."""
@@ -58,8 +58,11 @@ class Sleep(keras.callbacks.Callback):
                 weight.assign(average)
 
     def _sleep(self, steps: tf.Tensor, seed: tf.Tensor) -> None:
-        for step in tf.range(steps):
+        def slept(step: tf.Tensor) -> tf.Tensor:
             self._step(tf.random.fold_in(seed, step))
+            return step + 1
+
+        tf.while_loop(lambda step: step < steps, slept, [tf.constant(0)])
 
     def _step(self, seed: tf.Tensor) -> None:
         model = self._vae

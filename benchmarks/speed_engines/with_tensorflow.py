@@ -77,8 +77,8 @@ def our_source(model: DP2VAE, images: np.ndarray, labels: np.ndarray) -> Poisson
 def _our_step(model: DP2VAE, images: np.ndarray, labels: np.ndarray, xla: bool) -> Step:
     """As `fit` takes it: index draw, gather and noise on their thread, the batch fetched inside the program."""
     batches = iter(our_source(model, images, labels).dataset())
-    compiled = tf.function(model._private_step, jit_compile=xla, reduce_retracing=True)
-    step = tf.function(lambda batches: compiled(next(batches)), reduce_retracing=True)
+    compiled = tf.function(model._private_step, jit_compile=xla, reduce_retracing=True, autograph=False)
+    step = tf.function(lambda batches: compiled(next(batches)), reduce_retracing=True, autograph=False)
     return lambda: step(batches)["loss"].numpy()
 
 
@@ -104,7 +104,7 @@ def ordinary_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor) -> Callab
 
 
 def _ordinary_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor, xla: bool) -> Step:
-    step = tf.function(ordinary_step(model, images, labels), jit_compile=xla)
+    step = tf.function(ordinary_step(model, images, labels), jit_compile=xla, autograph=False)
     return lambda: step().numpy()
 
 
@@ -121,7 +121,7 @@ def _tensorflow_privacy_step(model: DP2VAE, images: tf.Tensor, labels: tf.Tensor
         losses = lambda: model.losses(plain_apply, (unit_interval(images), labels, noise))  # noqa: E731
         return [gradient for gradient, _ in optimizer._compute_gradients(losses, values)]
 
-    @tf.function
+    @tf.function(autograph=False)
     def step() -> None:
         if loop:
             signature = [tf.TensorSpec(variable.shape) for variable in variables]

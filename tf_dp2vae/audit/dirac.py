@@ -106,7 +106,7 @@ class DiracStep:
         self._run(batch)
         return -self._expected * np.stack([variable.numpy()[:, 0] for variable in self._variables]).astype(np.float64)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _run(self, batch: PoissonBatch) -> None:
         def noised_sum(variables: Any, l2_norm_clip: float, noise_multiplier: float) -> list[tf.Tensor]:
             return self.mechanisms.gradient_sum(

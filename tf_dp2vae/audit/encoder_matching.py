@@ -44,7 +44,7 @@ class EncoderMatching:
         self._model.decoder.set_weights(decoder)
         return float(self._excess_loss())
 
-    @tf.function
+    @tf.function(autograph=False)
     def _excess_loss(self) -> tf.Tensor:
         losses = []
         for latent in self._latents:

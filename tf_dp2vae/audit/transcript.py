@@ -203,7 +203,7 @@ class TranscriptAudit:
         q = self.plan.sampling_rate
         return self.mechanisms.log_ratio + float(np.logaddexp(np.log1p(-q), np.log(q) + np.array(drawn)).sum())
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _step(self, batch: PoissonBatch) -> tf.Tensor:
         def noised_sum(variables: Any, l2_norm_clip: float, noise_multiplier: float) -> list[tf.Tensor]:
             return self.mechanisms.gradient_sum(

@@ -51,7 +51,9 @@ class InceptionFeatures:
           InvalidInputError: the file is missing, or its numbers are not those of the field's graph.
         """
         self._network = _network(_read(weights))
-        self._of_batch = tf.function(self._features, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+        self._of_batch = tf.function(
+            self._features, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False
+        )
 
     def __call__(self, images: np.ndarray, title: str = "features") -> np.ndarray:
         """Features of images.
