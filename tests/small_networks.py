@@ -32,7 +32,7 @@ def batch_for(network, examples=4, draws=1, seed=0):
 
 
 def run(engine, network, batch, mask=None, clip=0.7, draws=1):
-    mask = tf.ones([len(batch[1])]) if mask is None else tf.constant(mask, tf.float32)
+    mask = tf.ones([len(batch[1])]) if mask is None else tf.cast(mask, tf.float32)
     return engine.clipped_sum(squared_loss(network, draws), batch, mask, network.trainable_variables, clip)
 
 

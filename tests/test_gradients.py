@@ -225,11 +225,27 @@ def test_a_tiny_factor_and_a_huge_one_stay_within_the_clip():
             assert 0 < global_norm(sums) <= clip * (1 + 1e-6)
 
 
-def test_xla_gives_the_same():
+@pytest.mark.parametrize("odd", [0.0, np.nan, np.inf])
+def test_xla_gives_the_same(odd):
     network = mixed_network()
-    batch = batch_for(network)
+    inputs, shift = batch_for(network)
     compiled = tf.function(lambda *b: run(BookKeepingEngine(), network, b, [1, 0, 1, 1])[0], jit_compile=True)
-    assert relative_error(compiled(*batch), run(BookKeepingEngine(), network, batch, [1, 0, 1, 1])[0]) < TOLERANCE
+    batch = inputs + tf.constant([0, 0, 0, odd])[:, None, None], shift
+    expected = loop_clipped_sum(
+        squared_loss(network), batch, [1, 0, 1, np.isfinite(odd)], network.trainable_variables, 0.7
+    )
+    assert relative_error(compiled(*batch), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("num", [161, 330, 331, 640])
+def test_a_large_sum_is_that_of_small_ones(num, xla):
+    """Two pieces, three and four equal ones, three that cannot be; small ones are compared with the plain loop above."""
+    network, mask = mixed_network(), np.random.default_rng(0).integers(0, 2, num).astype(np.float32)
+    batch = batch_for(network, num)
+    summed = tf.function(lambda mask, *b: run(BookKeepingEngine(), network, b, mask)[0], jit_compile=xla)
+    small = [summed(mask[at : at + 90], *(leaf[at : at + 90] for leaf in batch)) for at in range(0, num, 90)]
+    assert relative_error(summed(mask, *batch), [np.sum(parts, axis=0) for parts in zip(*small)]) < TOLERANCE
 
 
 def test_unknown_engine_is_refused():

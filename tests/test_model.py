@@ -194,6 +194,18 @@ def test_sleep_trains_the_encoder_between_rounds_only():
     assert [event.mechanism for event in model.ledger.events][-1] == "clipped gradient sum"
 
 
+def test_each_step_of_each_sleep_has_a_seed_of_its_own(monkeypatch):
+    seeds, step = [], Sleep._step
+
+    def look(self, seed):
+        tf.py_function(lambda given: seeds.append(tuple(given.numpy())), [seed], [])
+        step(self, seed)
+
+    monkeypatch.setattr(Sleep, "_step", look)
+    fit(tiny_model(pretraining=Dreams(steps=2, sleep_steps=3)), epochs=3)
+    assert len(set(seeds)) == len(seeds) == 2 * 3
+
+
 def test_sleep_dreams_with_averages_of_what_is_trained_and_with_what_is_fixed(monkeypatch):
     model, dreamt = tiny_model(pretraining=Dreams(steps=2, sleep_steps=2)), []
     fixed = next(layer for layer in model.decoder.layers if layer.weights)
