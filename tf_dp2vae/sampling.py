@@ -156,10 +156,11 @@ class PoissonSource:
             shaped = [tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, specs)]
             return tf.nest.pack_sequence_as(signature, shaped)
 
-        # One call a batch, one after the other, so one thread: `from_generator` would check each array once more in Python.
-        alone = tf.data.Options()
-        alone.threading.private_threadpool_size = 1
-        return tf.data.Dataset.counter().map(drawn).prefetch(1).with_options(alone)
+        # One call a batch: `from_generator` would check each array once more in Python.
+        batches = tf.data.Dataset.counter().map(drawn).prefetch(1)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 1  # they are drawn one after the other
+        return batches.with_options(options)
 
 
 def in_order(records: Records, batch_size: int) -> tf.data.Dataset:
