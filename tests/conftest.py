@@ -41,8 +41,8 @@ class Silence:
     def generator(self):
         return self
 
-    def standard_normal(self, size):
-        return np.zeros(size)
+    def standard_normal(self, out):
+        out[...] = 0
 
 
 class Numbered:

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from randomgen import AESCounter
 
+from tf_dp2vae.handover import aligned_zeros
 from tf_dp2vae.validation import check_whole
 
 GRID = 2.0**-4
@@ -90,7 +91,9 @@ def standard_normals(random: np.random.Generator, *shape: int) -> np.ndarray:
 
     Reference: Marsaglia and Tsang 2000, "The Ziggurat Method for Generating Random Variables".
     """
-    return random.standard_normal(shape)
+    normals = aligned_zeros(shape, np.float64)
+    random.standard_normal(out=normals)
+    return normals
 
 
 def on_grid(noised: Any, stddev: float) -> Any:

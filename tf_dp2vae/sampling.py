@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_dp2vae.handover import aligned_zeros
 from tf_dp2vae.randomness import Entropy, standard_normals
 from tf_dp2vae.records import FULL_SCALE, NULL, Records
 
@@ -133,7 +134,7 @@ class PoissonSource:
     def _laid_out(self, rows: np.ndarray, where: np.ndarray) -> np.ndarray:
         """[n, …] at the places `where`, [n] → [K, P, …], zeros elsewhere."""
         size, shape = self.physical_batch_size, rows.shape[1:]
-        places = np.zeros((self._chunks * size, *shape), rows.dtype)
+        places = aligned_zeros((self._chunks * size, *shape), rows.dtype)
         places[where] = rows
         return places.reshape(self._chunks, size, *shape)
 
