@@ -24,7 +24,7 @@ import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
-from levers import split
+from held_out import split
 
 from tf_dp2vae import DP2VAE, datasets
 from tf_dp2vae.baselines import NotPrivate

@@ -27,7 +27,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from levers import split
+from held_out import split
 
 from tf_dp2vae import datasets
 from tf_dp2vae.accounting import Privacy
@@ -86,7 +86,7 @@ class Bench:
     """One data set, ε and seed: pre-training once, then private phases from where it ended."""
 
     def __init__(self, data: Path, family: FamilyName, epsilon: float, seed: int):
-        """Args: an .npz of `levers.split`; family of the networks; target; public seed."""
+        """Args: an .npz of `held_out.split`; family of the networks; target; public seed."""
         self._data = datasets.load_npz(data)
         self._flags = TrainFlags(data=data, family=family, privacy=Privacy(epsilon=epsilon), seed=seed)
         self._pretrained: list[list[np.ndarray]] = []
