@@ -72,11 +72,27 @@ class Flags:
 
 def rungs(records: Records, flags: Flags) -> Iterator[tuple[str, Labelled]]:
     """What is learned from, best first: as many images as there are records, in [0, 1], and labels."""
+    real = images_of(records)
+    yield "records", real
+    model = trained(records, flags)
+    yield "reconstructions", (reconstructions(model, *real), real[1])
+    yield "samples of the prior", samples(model, len(real[0]), flags.seed)
+    refinement = Refinement()
+    refinement.run(model, records)
+    yield "matched samples", samples(model, len(real[0]), flags.seed)
+    yield "matched and judged", samples(model, len(real[0]), flags.seed, refinement.candidates)
+
+
+def images_of(records: Records) -> Labelled:
+    """All of them, in [0, 1]."""
+    with records.opened() as (images, labels):
+        return images.astype(np.float32) / FULL_SCALE, np.asarray(labels)
+
+
+def trained(records: Records, flags: Flags) -> DP2VAE:
+    """The networks, after passes over the records without any privacy."""
     keras.utils.set_random_seed(flags.seed)
     shape, classes = records.image_shape, records.num_classes
-    with records.opened() as (images, labels):
-        real = images.astype(np.float32) / FULL_SCALE, np.asarray(labels)
-    yield "records", real
     model = DP2VAE(
         build_encoder(shape, flags.latent_dim, classes, flags.width, flags.seed),
         build_decoder(shape, flags.latent_dim, classes, flags.width, flags.seed + 1, flags.blocks),
@@ -86,12 +102,7 @@ def rungs(records: Records, flags: Flags) -> Iterator[tuple[str, Labelled]]:
     )
     model.compile("dp-adam")
     model.fit(records, verbose=2)
-    yield "reconstructions", (reconstructions(model, *real), real[1])
-    yield "samples of the prior", samples(model, len(real[0]), flags.seed)
-    refinement = Refinement()
-    refinement.run(model, records)
-    yield "matched samples", samples(model, len(real[0]), flags.seed)
-    yield "matched and judged", samples(model, len(real[0]), flags.seed, refinement.candidates)
+    return model
 
 
 def reconstructions(model: DP2VAE, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -112,17 +123,22 @@ def samples(model: DP2VAE, num: int, seed: int, candidates: int = 1) -> Labelled
     return Release({}, model.sampler(candidates), model.num_classes, model.image_shape).samples(num, seed)
 
 
+def taught(learned_from: Labelled, held_out: Labelled, epochs: int, seed: int) -> tuple[int, float]:
+    """How many images a CNN learned from, the rest choosing the epoch, and its accuracy on those held out."""
+    images, labels = learned_from
+    order = np.random.default_rng(seed).permutation(len(images))
+    parts = np.split(order, [len(order) // VALIDATION_ONE_IN])
+    validation, train = ((images[part], labels[part]) for part in parts)
+    return len(train[0]), cnn(train, validation, held_out, len(np.unique(held_out[1])), epochs, seed).accuracy
+
+
 def measure(data: Path, flags: Flags) -> Iterator[dict]:
     """A row a rung."""
     dataset = datasets.load_npz(data)
     assert dataset.test is not None
-    with dataset.test.opened() as (images, labels):
-        held_out = images.astype(np.float32) / FULL_SCALE, np.asarray(labels)
-    for rung, (images, labels) in rungs(dataset.train, flags):
-        order = np.random.default_rng(flags.seed).permutation(len(images))
-        parts = np.split(order, [len(order) // VALIDATION_ONE_IN])
-        validation, train = ((images[part], labels[part]) for part in parts)
-        found = cnn(train, validation, held_out, dataset.train.num_classes, flags.epochs, flags.seed)
+    held_out = images_of(dataset.test)
+    for rung, learned_from in rungs(dataset.train, flags):
+        images, accuracy = taught(learned_from, held_out, flags.epochs, flags.seed)
         yield {
             "dataset": data.stem.removesuffix("-training"),
             "rung": rung,
@@ -130,9 +146,9 @@ def measure(data: Path, flags: Flags) -> Iterator[dict]:
             "width": flags.width,
             "blocks": flags.blocks,
             "pretrain_epochs": flags.pretrain_epochs,
-            "images": len(train[0]),
+            "images": images,
             "classifier_epochs": flags.epochs,
-            "acc_cnn": round(found.accuracy, 4),
+            "acc_cnn": round(accuracy, 4),
         }
 
 
