@@ -91,9 +91,8 @@ def standard_normals(random: np.random.Generator, *shape: int) -> np.ndarray:
 
     Reference: Marsaglia and Tsang 2000, "The Ziggurat Method for Generating Random Variables".
     """
-    normals = aligned_zeros(shape, np.float64)
-    random.standard_normal(out=normals)
-    return normals
+    # What the generator gives back, so that one that ignored `out` would not leave zeros.
+    return random.standard_normal(out=aligned_zeros(shape, np.float64))
 
 
 def on_grid(noised: Any, stddev: float) -> Any:
